@@ -1,0 +1,45 @@
+# Everything a newcomer needs: `make demo`, `make test`, `make dev`. Each creates .venv by itself.
+VENV := .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# Byte code halves the start-up of every process, so it is written whatever the surrounding shell says.
+unexport PYTHONDONTWRITEBYTECODE
+export DO_NOT_TRACK := 1
+
+.PHONY: demo test dev lint format lock clean
+demo: $(READY)
+	$(BIN)/onefold demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests
+
+dev: $(READY)
+	$(BIN)/onefold dev
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/onefold check
+	$(BIN)/dg check defs
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The lock holds exact versions and hashes for every supported Python, and no index address.
+lock: $(READY)
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--extra dev pyproject.toml --output-file requirements.lock
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Onefold needs Python 3.11 or later: make PYTHON=python3.12 …")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) dbt/target dbt/logs

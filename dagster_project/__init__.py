@@ -1,0 +1,1 @@
+"""Onefold: a customer data platform that lives in a data warehouse."""

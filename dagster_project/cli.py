@@ -1,0 +1,412 @@
+"""The command `onefold`."""
+
+import json as json_module
+import logging
+import os
+import signal
+import subprocess
+import sys
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from dagster_project.lib import answers, progress
+from dagster_project.lib.contracts import ChannelContract, load_channels
+from dagster_project.lib.errors import OnefoldError
+from dagster_project.lib.home import PROJECT_ROOT, Home
+from dagster_project.lib.settings import Settings
+
+# Progress and problems go to the error stream, so that answers and --json stay clean.
+problems_console, answer_console = Console(stderr=True), Console()
+
+
+class _Command(click.Command):
+    """Shows an error that a person can put right without a traceback, and exits with 1."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except OnefoldError as error:
+            raise click.ClickException(str(error)) from error
+
+
+class _Group(click.Group):
+    command_class = _Command
+    group_class = type
+
+
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--home", type=click.Path(path_type=Path, file_okay=False),
+              help="Folder that holds all data (default: $ONEFOLD_HOME, else warehouse/).")
+@click.option("--verbose", is_flag=True, help="A line for each thing done.")
+@click.pass_context
+def main(context: click.Context, home: Path | None, verbose: bool) -> None:
+    """Onefold: a customer data platform that lives in a data warehouse.
+
+    \b
+    Start with:
+      onefold demo      a sample company, from raw exports to published audiences
+      onefold dev       the Dagster UI, with sensors that watch landing
+    """
+    if home:
+        os.environ["ONEFOLD_HOME"] = str(home.resolve())
+    context.obj = Home.from_environment()
+    logger = logging.getLogger("onefold")
+    logger.setLevel(logging.INFO if verbose else logging.WARNING)
+    logger.handlers = [RichHandler(console=problems_console, show_path=False)]
+    logger.propagate = False
+
+
+@main.command()
+@click.option("--people", default=1000, show_default=True, help="Size of the sample company.")
+@click.option("--days", default=180, show_default=True, help="Days of history.")
+@click.option("--seed", default=7, show_default=True, help="Another seed gives other people.")
+@as_json_option
+@click.pass_obj
+def demo(home: Home, people: int, days: int, seed: int, as_json: bool) -> None:
+    """Simulate a sample company and run the whole chain on it.
+
+    Example: onefold --home /tmp/company demo --people 300
+    """
+    if answers.simulated(home):
+        problems_console.print(f"Using the sample company that {home.path} holds already.")
+    elif any(home.landing.glob("*/*/*")):
+        raise OnefoldError(f"{home.path} holds data of its own; give the demo another home: onefold --home FOLDER demo")
+    else:
+        _simulate(home, people, days, seed, datetime.now(UTC).date())
+    ingested = _ingest(home, None)
+    _run(home, "refresh")
+    _run(home, "publish")
+    summary = answers.summary(home)
+    if as_json:
+        click.echo(_json(summary))
+    else:
+        answer_console.print(*_summary_tables(summary), sep="\n")
+    if not ingested:
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--people", default=1000, show_default=True)
+@click.option("--days", default=180, show_default=True, help="Days of history before --until.")
+@click.option("--seed", default=7, show_default=True)
+@click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="First day that is not simulated (default: today).")
+@as_json_option
+@click.pass_obj
+def simulate(home: Home, people: int, days: int, seed: int, until: datetime | None, as_json: bool) -> None:
+    """Write a sample company's raw exports into landing, and the truth beside it.
+
+    Example: onefold --home /tmp/company simulate --people 5000 --seed 3
+    """
+    counts = _simulate(home, people, days, seed, until.date() if until else datetime.now(UTC).date())
+    _print(as_json, counts, f"{counts['rows']:,} rows of {counts['people']:,} people in {counts['files']} files below {home.landing}")
+
+
+@main.command()
+@click.argument("channels", nargs=-1)
+@as_json_option
+@click.pass_obj
+def ingest(home: Home, channels: tuple[str, ...], as_json: bool) -> None:
+    """Load new files of all channels, or of those named.
+
+    Example: onefold ingest crm orders
+    """
+    complete = _ingest(home, channels or None)
+    content = answers.ledger(home)
+    if as_json:
+        click.echo(_json(content))
+    else:
+        answer_console.print(_table("Loaded so far", content))
+    if not complete:
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--as-of", type=click.DateTime(), help="The moment that stands for now, UTC (default: now).")
+@click.option("--full", is_flag=True, help="Build every model anew; customer ids are kept.")
+@click.pass_obj
+def refresh(home: Home, as_of: datetime | None, full: bool) -> None:
+    """Build everything from what was loaded, check it, and serve it.
+
+    Example: onefold refresh --as-of 2026-01-31
+    """
+    tags = {}
+    if as_of:
+        tags["onefold/as_of"] = as_of.replace(tzinfo=UTC).isoformat()
+    if full:
+        tags["onefold/full_refresh"] = "true"
+    _run(home, "refresh", tags=tags)
+    answer_console.print(f"served: {home.serving / 'current' / 'onefold.duckdb'}")
+
+
+@main.command()
+@as_json_option
+@click.pass_obj
+def publish(home: Home, as_json: bool) -> None:
+    """Publish what changed in the audiences since they were last published."""
+    _run(home, "publish")
+    content = answers.audiences(home)
+    if as_json:
+        click.echo(_json(content))
+    else:
+        answer_console.print(_table("Audiences", content))
+
+
+@main.command()
+@click.option("--port", default=3000, show_default=True)
+@click.pass_obj
+def dev(home: Home, port: int) -> None:
+    """Start the Dagster UI with its schedules and sensors on; Ctrl-C stops it."""
+    home.prepare()
+    load_channels(home)
+    environment = {**os.environ, "ONEFOLD_HOME": str(home.path), "DAGSTER_HOME": str(home.dagster)}
+    problems_console.print(f"Dagster: http://127.0.0.1:{port}   landing: {home.landing}   (Ctrl-C stops)")
+    command = [str(Path(sys.executable).with_name("dagster")), "dev", "-w", str(PROJECT_ROOT / "workspace.yaml"), "-p", str(port)]
+    # A shell script that starts this in the background hands down an ignored SIGINT; Dagster could then not be stopped.
+    process = subprocess.Popen(
+        command, cwd=PROJECT_ROOT, env=environment, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    )
+    try:
+        sys.exit(process.wait())
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
+        sys.exit(process.wait())
+
+
+@main.command()
+@as_json_option
+@click.pass_obj
+def status(home: Home, as_json: bool) -> None:
+    """What was loaded, how good it is, what was served and published."""
+    content = answers.status(home)
+    if as_json:
+        click.echo(_json(content))
+    else:
+        answer_console.print(*_summary_tables(content), sep="\n")
+
+
+@main.command()
+@click.argument("who")
+@as_json_option
+@click.pass_obj
+def customer(home: Home, who: str, as_json: bool) -> None:
+    """Everything about one customer, by customer id or by any identifier.
+
+    Examples: onefold customer c_0a1b…   onefold customer email:li@example.com
+    """
+    content = answers.customer(home, who)
+    if as_json:
+        click.echo(_json(content))
+        return
+    answer_console.print(_table("Customer", [{"field": k, "value": v} for k, v in content["profile"].items() if v is not None]))
+    for part in ("identifiers", "tags", "consents", "events"):
+        answer_console.print(_table(part.title(), content[part]))
+
+
+@main.group(cls=_Group)
+def rejected() -> None:
+    """The quarantine: rows that were not accepted."""
+
+
+@rejected.command("list")
+@click.option("--channel", help="Only this channel.")
+@click.option("--limit", default=20, show_default=True)
+@as_json_option
+@click.pass_obj
+def rejected_list(home: Home, channel: str | None, limit: int, as_json: bool) -> None:
+    """Quarantined rows with reason, file, row and payload, newest first."""
+    from dagster_project.lib.rejected import list_rejected
+
+    rows = list_rejected(home, channel, limit)
+    if as_json:
+        click.echo(_json(rows))
+    else:
+        shown = [{k: row[k] for k in ("source_uri", "source_row", "reason", "payload")} for row in rows]
+        answer_console.print(_table("Quarantine", shown))
+
+
+@rejected.command("replay")
+@as_json_option
+@click.pass_obj
+def rejected_replay(home: Home, as_json: bool) -> None:
+    """Try every quarantined row again under the present contracts and mappings."""
+    from dagster_project.lib.rejected import replay
+
+    results = [{"table": r.table, "tried": r.tried, "accepted": r.accepted} for r in replay(home, load_channels(home), Settings.of(home))]
+    if as_json:
+        click.echo(_json(results))
+    else:
+        answer_console.print(_table("Replayed", results))
+
+
+@main.group(cls=_Group)
+def tag() -> None:
+    """Tags of customers."""
+
+
+@tag.command("list")
+@as_json_option
+@click.pass_obj
+def tag_list(home: Home, as_json: bool) -> None:
+    """The catalogue: what each tag means, who owns it, how many customers have it."""
+    _show_rows(as_json, "Tags", answers.tags(home))
+
+
+@main.group(cls=_Group)
+def audience() -> None:
+    """Audiences and their publication."""
+
+
+@audience.command("list")
+@as_json_option
+@click.pass_obj
+def audience_list(home: Home, as_json: bool) -> None:
+    """Every published audience with its version, size and file."""
+    _show_rows(as_json, "Audiences", answers.audiences(home))
+
+
+@main.command()
+@click.pass_obj
+def check(home: Home) -> None:
+    """Check settings, contracts, mappings, suites and dbt models without touching data."""
+    from dagster_project.lib import dbt, quality
+    from dagster_project.lib.publish import audiences as exposed
+
+    Settings.of(home)
+    channels = load_channels(home)
+    manifest = dbt.manifest(home.prepare())
+    answer_console.print(
+        f"{len(channels)} channels, {sum(len(c.entities) for c in channels.values())} entities, "
+        f"{len(quality.suites())} suites, {len(exposed(manifest))} audiences: all well formed"
+    )
+
+
+@main.command("dbt", context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, required=True)
+@click.pass_obj
+def dbt_command(home: Home, arguments: tuple[str, ...]) -> None:
+    """Run dbt on the home's warehouse, with contracts, settings and the write lock.
+
+    Example: onefold dbt build --select tags_lifecycle
+    """
+    from dagster_project.lib import dbt
+
+    if not dbt.run(home.prepare(), list(arguments), quiet=False).success:
+        sys.exit(1)
+
+
+def _simulate(home: Home, people: int, days: int, seed: int, until: date) -> dict[str, int]:
+    from simulator import simulate as run_simulation
+
+    home.prepare()
+    with _bar() as bar:
+        tasks: dict[str, Any] = {}
+
+        def report(step: str, done: int, total: int) -> None:
+            task = tasks.setdefault(step, bar.add_task(f"simulating {step}", total=total) if step not in tasks else None)
+            bar.update(task, completed=done)
+
+        try:
+            counts = run_simulation(home.landing, answers.truth(home), people=people, days=days, seed=seed, until=until, report=report)
+        except (ValueError, FileExistsError) as error:
+            raise OnefoldError(str(error)) from error
+    return {"people": counts.people, "files": counts.files, "rows": counts.rows}
+
+
+def _ingest(home: Home, names: tuple[str, ...] | None) -> bool:
+    """Load channels one by one, each in a run of its own; whether every file was accepted."""
+    channels = load_channels(home)
+    if unknown := set(names or ()) - set(channels):
+        raise OnefoldError(f"there is no channel {', '.join(sorted(unknown))}; there are {', '.join(channels)}")
+    broken: list[str] = []
+    with _bar() as bar:
+        task = bar.add_task("ingesting", total=len(names or channels))
+        for name in names or channels:
+            broken += _run_quietly(home, "ingest", bar, name, channel=channels[name])
+            bar.advance(task)
+    for problem in broken:
+        problems_console.print(f"[red]{problem}[/red]", highlight=False)
+    return not broken
+
+
+def _run(home: Home, job: str, tags: dict[str, str] | None = None) -> None:
+    with _bar() as bar:
+        broken = _run_quietly(home, job, bar, {"refresh": "refreshing", "publish": "publishing"}[job], tags=tags)
+    if broken:
+        raise OnefoldError("\n".join(broken))
+
+
+def _run_quietly(home: Home, job: str, bar: Progress, label: str, channel: ChannelContract | None = None,
+                 tags: dict[str, str] | None = None) -> list[str]:
+    task = bar.add_task(label, total=None)
+
+    def show(what: str, done: int, total: int) -> None:
+        bar.update(task, description=f"{label} · {what}"[:60], completed=done, total=total)
+
+    from dagster_project.jobs import problems, run_job
+
+    with progress.listening(show):
+        result = run_job(home, job, channel=channel, tags=tags)
+    bar.remove_task(task)
+    return problems(result)
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        console=problems_console, transient=True,
+    )
+
+
+def _summary_tables(content: dict[str, Any]) -> list[Any]:
+    titles = {"channels": "Rows by channel", "quality": "Quality", "customers": "Customers", "tags": "Tags", "audiences": "Audiences"}
+    tables: list[Any] = [_table(title, content[part]) for part, title in titles.items() if content.get(part)]
+    return [*tables, *content.get("next", [])]
+
+
+def _show_rows(as_json: bool, title: str, rows: list[dict[str, Any]]) -> None:
+    if as_json:
+        click.echo(_json(rows))
+    else:
+        answer_console.print(_table(title, rows))
+
+
+def _print(as_json: bool, content: Any, text: str) -> None:
+    if as_json:
+        click.echo(_json(content))
+    else:
+        answer_console.print(text)
+
+
+def _table(title: str, rows: list[dict[str, Any]]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    for name in rows[0] if rows else ["nothing yet"]:
+        table.add_column(name.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*(_text(value) for value in row.values()))
+    return table
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:,.3f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ", timespec="seconds")
+    return str(value)
+
+
+def _json(content: Any) -> str:
+    return json_module.dumps(content, ensure_ascii=False, indent=2, default=str)

@@ -1,0 +1,96 @@
+"""The component behind `defs/channels/<channel>/defs.yaml`."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+from pydantic import BaseModel
+
+from dagster_project.lib.contracts import ChannelContract, parse_channel
+from dagster_project.lib.errors import OnefoldError
+from dagster_project.lib.home import Home
+from dagster_project.lib.ingest import EntityLoad, ingest_channel
+from dagster_project.lib.settings import Settings
+
+
+class Channel(dg.Component):
+    """One channel: each of its entities is an asset `[staging, <channel>_<entity>]`, all loaded by one step."""
+
+    def __init__(self, contract: ChannelContract) -> None:
+        self.contract = contract
+
+    @classmethod
+    def get_model_cls(cls) -> type[BaseModel]:
+        return ChannelContract
+
+    @classmethod
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> "Channel":
+        # Parsed by our own reader: its errors name file, key and remedy.
+        return cls(parse_channel(context.path / "defs.yaml").with_sources(Home.from_environment()))
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        contract = self.contract
+        specs = [
+            dg.AssetSpec(
+                key=["staging", contract.table(name)],
+                group_name="staging",
+                owners=[contract.owner],
+                kinds={"duckdb", *{source.format or "file" for source in entity.sources}},
+                description=f"{entity.description} {contract.description}",
+                metadata={
+                    "business_key": ", ".join(entity.key),
+                    "identifiers": ", ".join(sorted(set(entity.identifiers.values()))) or "none",
+                    "dagster/column_schema": dg.TableSchema(
+                        columns=[
+                            dg.TableColumn(
+                                column, definition.type, definition.description or None,
+                                constraints=dg.TableColumnConstraints(nullable=not definition.required),
+                            )
+                            for column, definition in entity.columns.items()
+                        ]
+                    ),
+                },
+            )
+            for name, entity in contract.entities.items()
+        ]
+
+        @dg.multi_asset(
+            name=f"ingest_{contract.channel}",
+            specs=specs,
+            check_specs=[dg.AssetCheckSpec("files_accepted", asset=spec.key) for spec in specs],
+            pool="warehouse",
+            retry_policy=dg.RetryPolicy(max_retries=2, delay=5),
+        )
+        def ingest(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
+            home = Home.from_environment().prepare()
+            try:
+                loads = ingest_channel(home, contract, Settings.of(home), settle=True)
+            except OnefoldError as error:
+                raise dg.Failure(str(error), allow_retries=False) from error
+            for load in loads:
+                yield _result(load)
+
+        return dg.Definitions(assets=[ingest])
+
+
+def _result(load: EntityLoad) -> dg.MaterializeResult:
+    refused = "\n".join(f"- `{file}`: {reason}" for file, reason in load.refused)
+    return dg.MaterializeResult(
+        asset_key=["staging", load.table],
+        metadata={
+            "rows_read": load.read,
+            "rows_accepted": load.accepted,
+            "rows_rejected": load.rejected,
+            "rows_duplicate": load.duplicate,
+            "files_loaded": load.files,
+            "files_known": load.known_files,
+            "unknown_columns": ", ".join(sorted(load.unknown_columns)) or "none",
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="files_accepted",
+                asset_key=["staging", load.table],
+                passed=not load.refused,
+                metadata={"refused": dg.MetadataValue.md(refused or "none")},
+            )
+        ],
+    )

@@ -1,0 +1,94 @@
+"""dbt's models as assets, built by dbt in this process: a subprocess would cost seconds for each step."""
+
+import os
+import queue
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster.components.utils.defs_state import DefsStateConfig
+from dagster_dbt import DbtCliResource, DbtProject, DbtProjectComponent
+from dagster_dbt.asset_utils import get_updated_cli_invocation_params_for_context
+from dagster_dbt.core.dbt_cli_event import DbtCoreCliEventMessage
+from dagster_dbt.dbt_project_manager import NoopDbtProjectManager
+from google.protobuf.json_format import MessageToDict
+
+from dagster_project.lib import dbt as onefold_dbt
+from dagster_project.lib.home import Home
+from dagster_project.lib.progress import tell_dbt
+from dagster_project.lib.state import State
+
+AS_OF_TAG = "onefold/as_of"
+_RESULTS = {"LogModelResult", "LogSeedResult", "LogSnapshotResult", "LogTestResult"}
+
+
+class DbtInProcess(DbtProjectComponent):
+    """A selection of the dbt project, parsed when definitions load and run under the home's write lock."""
+
+    @cached_property
+    def _project_manager(self) -> NoopDbtProjectManager:
+        home = Home.from_environment()
+        folder = str(onefold_dbt.PROJECT)
+        return NoopDbtProjectManager(
+            DbtProject(project_dir=folder, profiles_dir=folder, target_path=str(onefold_dbt.target(home)))
+        )
+
+    @property
+    def defs_state_config(self) -> DefsStateConfig:
+        # The stock key is the project's, which several selections of it share.
+        config = super().defs_state_config
+        return DefsStateConfig(
+            key=f"{config.key}[{self.op.name}]",
+            management_type=config.management_type,
+            refresh_if_dev=config.refresh_if_dev,
+        )
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        # dagster-dbt insists on finding the executable, although it is never started.
+        here = str(Path(sys.executable).parent)
+        if here not in os.environ.get("PATH", "").split(os.pathsep):
+            os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), here])
+        onefold_dbt.parse(Home.from_environment().prepare())
+        return self.build_defs_from_state(context, None)
+
+    def execute(self, context: dg.AssetExecutionContext, dbt: DbtCliResource) -> Iterator[Any]:
+        home = Home.from_environment().prepare()
+        given = context.run.tags.get(AS_OF_TAG)
+        refresh = State(home).refresh(context.run.run_id, datetime.fromisoformat(given) if given else None)
+        params = get_updated_cli_invocation_params_for_context(context, {}, self.translator)
+        arguments = [*self.get_cli_args(context), *params.selection_args]
+        if params.indirect_selection:
+            arguments += ["--indirect-selection", params.indirect_selection]
+        if context.run.tags.get("onefold/full_refresh"):
+            arguments.append("--full-refresh")
+        events: queue.SimpleQueue = queue.SimpleQueue()
+
+        def on_event(event: Any) -> None:
+            tell_dbt(event)
+            if event.info.name in _RESULTS:
+                events.put(MessageToDict(event, preserving_proto_field_name=True))
+
+        def work() -> None:
+            try:
+                events.put(
+                    onefold_dbt.run(
+                        home, arguments, as_of=refresh.as_of, variables={"refresh": refresh.number}, on_event=on_event
+                    )
+                )
+            except BaseException as error:  # handed to the step's own thread, which raises it
+                events.put(error)
+
+        threading.Thread(target=work, daemon=True).start()
+        while isinstance(item := events.get(), dict):
+            yield from DbtCoreCliEventMessage(item, {}).to_default_asset_events(
+                params.manifest, params.dagster_dbt_translator, context, project=params.dbt_project
+            )
+        if isinstance(item, BaseException):
+            raise item
+        if not item.success:
+            raise dg.Failure(onefold_dbt.failures(item), allow_retries=False)

@@ -1,0 +1,71 @@
+"""Every exposed audience as an asset `[deliveries, <audience>]` downstream of its model."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from dagster_project.lib import dbt, serving
+from dagster_project.lib.errors import OnefoldError
+from dagster_project.lib.home import Home
+from dagster_project.lib.publish import Publication, audiences, publish
+from dagster_project.lib.settings import Settings
+from dagster_project.lib.state import State
+
+
+@dg.definitions
+def deliveries() -> dg.Definitions:
+    manifest = dbt.manifest(Home.from_environment())
+    exposed = audiences(manifest)
+    tables = serving.public_tables(manifest)
+
+    @dg.multi_asset(
+        name="publish_audiences",
+        specs=[
+            dg.AssetSpec(
+                key=["deliveries", audience.name],
+                group_name="deliveries",
+                deps=[dg.AssetKey(["audiences", audience.name]), dg.AssetKey(["unified", "consents"])],
+                owners=[audience.owner],
+                kinds={"csv"},
+                description=f"{audience.description} Published for the purpose {audience.purpose}.",
+                metadata={"purpose": audience.purpose, "label": audience.label},
+            )
+            for audience in exposed
+        ],
+        pool="warehouse",
+    )
+    def publish_audiences(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
+        """Each audience on its own: one that is stopped does not hold up the others."""
+        home, state = Home.from_environment(), State(Home.from_environment())
+        refresh = state.last_finished_refresh()
+        if refresh is None:
+            raise dg.Failure("no refresh has finished yet, so there is nothing to publish; run the job refresh", allow_retries=False)
+        stopped, changed = [], False
+        for audience in exposed:
+            try:
+                publication = publish(home, audience, refresh)
+            except OnefoldError as error:
+                context.log.error(str(error))
+                stopped.append(str(error))
+                continue
+            changed |= publication.file is not None
+            yield dg.MaterializeResult(asset_key=["deliveries", audience.name], metadata=_metadata(publication))
+        if changed:
+            version = serving.serve(home, tables, refresh, Settings.of(home))
+            context.log.info(f"served {version.path.name} with the new memberships")
+        if stopped:
+            raise dg.Failure("\n".join(stopped), allow_retries=False)
+        state.advance("published", refresh.number)
+
+    return dg.Definitions(assets=[publish_audiences])
+
+
+def _metadata(publication: Publication) -> dict[str, object]:
+    return {
+        "version": publication.version,
+        "members": publication.members,
+        "added": publication.added,
+        "removed": publication.removed,
+        "excluded": publication.excluded,
+        "file": str(publication.file) if publication.file else "unchanged",
+    }

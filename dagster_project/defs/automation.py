@@ -1,0 +1,91 @@
+"""Jobs, the hourly schedules, and the sensors that carry a landed file to published audiences.
+
+Sensors never open the warehouse: they look at landing and at the state store. A run key is remembered for ever, so each is
+made from what changed.
+"""
+
+import hashlib
+
+import dagster as dg
+
+from dagster_project.lib.contracts import ChannelContract, load_channels
+from dagster_project.lib.home import Home
+from dagster_project.lib.ingest import new_files
+from dagster_project.lib.settings import Settings
+from dagster_project.lib.state import State
+
+_TABLES = dg.AssetSelection.groups("reference", "cleaned", "identity", "quality", "unified", "tags", "audiences", "serving")
+
+ingest = dg.define_asset_job(
+    "ingest", dg.AssetSelection.groups("staging"), description="Load what landed. Sensors run it for one channel at a time.",
+    executor_def=dg.in_process_executor, tags={"onefold/part": "ingest"},
+)
+refresh = dg.define_asset_job(
+    "refresh", _TABLES, description="Everything from cleaned events to a new serving version, from what the ledger holds.",
+    executor_def=dg.in_process_executor, tags={"onefold/part": "refresh"},
+)
+publish = dg.define_asset_job(
+    "publish", dg.AssetSelection.groups("deliveries"), description="Publish audience changes of the last finished refresh.",
+    executor_def=dg.in_process_executor, tags={"onefold/part": "publish"},
+)
+
+_UNFINISHED = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+
+
+def channel_assets(channel: ChannelContract) -> list[dg.AssetKey]:
+    return [dg.AssetKey(["staging", channel.table(entity)]) for entity in channel.entities]
+
+
+@dg.sensor(job=ingest, minimum_interval_seconds=5, default_status=dg.DefaultSensorStatus.RUNNING)
+def landing_files(context: dg.SensorEvaluationContext):
+    """A complete new file in a channel's landing folder starts the channel's ingestion, in a run of its own."""
+    home = Home.from_environment()
+    for channel in load_channels(home).values():
+        files = new_files(home, channel, Settings.of(home))
+        if files:
+            named = "|".join("/".join(map(str, file.identity)) for file in files)
+            yield dg.RunRequest(
+                run_key=f"{channel.channel}-{hashlib.sha256(named.encode()).hexdigest()[:16]}",
+                asset_selection=channel_assets(channel),
+                tags={"onefold/channel": channel.channel, "onefold/files": str(len(files))},
+            )
+
+
+@dg.sensor(job=refresh, minimum_interval_seconds=5, default_status=dg.DefaultSensorStatus.RUNNING)
+def loaded_batches(context: dg.SensorEvaluationContext):
+    """When batches were loaded that no refresh has taken in, and no ingestion is under way, refresh."""
+    state = State(Home.from_environment())
+    loaded = state.progress("loaded")
+    if loaded <= state.progress("refreshed"):
+        return dg.SkipReason("every loaded batch has been taken in")
+    for part in ("ingest", "refresh"):
+        if context.instance.get_runs(dg.RunsFilter(tags={"onefold/part": part}, statuses=_UNFINISHED), limit=1):
+            return dg.SkipReason(f"a run of {part} is under way")
+    return dg.RunRequest(run_key=f"refresh-{loaded}")
+
+
+@dg.sensor(job=publish, minimum_interval_seconds=5, default_status=dg.DefaultSensorStatus.RUNNING)
+def finished_refresh(context: dg.SensorEvaluationContext):
+    """A finished refresh publishes its audiences; one whose blocking checks failed does not finish."""
+    state = State(Home.from_environment())
+    last = state.last_finished_refresh()
+    if last is None or last.number <= state.progress("published"):
+        return dg.SkipReason("the last finished refresh has been published")
+    return dg.RunRequest(run_key=f"publish-{last.number}")
+
+
+@dg.schedule(job=ingest, cron_schedule="0 * * * *", default_status=dg.DefaultScheduleStatus.RUNNING)
+def hourly_ingest(context: dg.ScheduleEvaluationContext):
+    """Every channel once an hour, each in a run of its own: remote folders, and files whose first run failed."""
+    for channel in load_channels(Home.from_environment()).values():
+        yield dg.RunRequest(
+            run_key=f"{context.scheduled_execution_time.isoformat()}-{channel.channel}",
+            asset_selection=channel_assets(channel),
+            tags={"onefold/channel": channel.channel},
+        )
+
+
+hourly_refresh = dg.ScheduleDefinition(
+    name="hourly_refresh", job=refresh, cron_schedule="10 * * * *", default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Tags that age by themselves move although nothing was loaded.",
+)

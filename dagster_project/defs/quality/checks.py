@@ -1,0 +1,53 @@
+"""Every suite of expectations/registry.yml as a check of its table, a step of its own."""
+
+import dagster as dg
+
+from dagster_project.lib import quality
+from dagster_project.lib.errors import OnefoldError
+from dagster_project.lib.home import Home
+from dagster_project.lib.state import State
+
+
+def _check(suite: quality.Suite) -> dg.AssetChecksDefinition:
+    reasons = "\n".join(f"- {e['type']} {e['kwargs']}: {e['reason']}" for e in suite.expectations)
+
+    @dg.asset_check(
+        asset=suite.asset.split("/"), name=suite.name, blocking=suite.blocking, pool="warehouse", description=reasons
+    )
+    def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        home = Home.from_environment()
+        refresh = State(home).begun_refresh(context.run.run_id)
+        if refresh is None:
+            raise dg.Failure("there is no refresh to judge yet; run the job refresh first", allow_retries=False)
+        try:
+            with home.connect(f"check {suite.name}") as connection:
+                verdict = quality.judge(connection, suite, refresh.number)
+        except OnefoldError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        return dg.AssetCheckResult(
+            passed=verdict.success,
+            severity=dg.AssetCheckSeverity.ERROR,
+            metadata={
+                "numbers": dg.MetadataValue.md(_table(verdict.numbers)),
+                "expectations": dg.MetadataValue.md(_table(verdict.results)),
+                "look_at": dg.MetadataValue.md(_table(verdict.look_at)),
+                "refresh": refresh.number,
+            },
+        )
+
+    return check
+
+
+def _table(rows: list[dict[str, object]]) -> str:
+    """Rows as a Markdown table."""
+    if not rows:
+        return "none"
+    names = list(rows[0])
+    lines = [" | ".join(names), " | ".join("---" for _ in names)]
+    lines += [" | ".join(str(row[name]).replace("|", "\\|") for name in names) for row in rows]
+    return "\n".join(lines)
+
+
+@dg.definitions
+def checks() -> dg.Definitions:
+    return dg.Definitions(asset_checks=[_check(suite) for suite in quality.suites()])

@@ -1,0 +1,1 @@
+"""Everything that does not need Dagster: contracts, ingestion, identity, quality, publication, serving."""

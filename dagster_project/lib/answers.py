@@ -1,0 +1,188 @@
+"""What people ask of a home: its ledger, quality, customers, tags and audiences, as rows."""
+
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from dagster_project.lib.errors import OnefoldError
+from dagster_project.lib.home import Home, quoted
+from dagster_project.lib.ingest import prepare_warehouse
+
+Rows = list[dict[str, Any]]
+
+
+def truth(home: Home) -> Path:
+    """Where a simulation keeps who is who; the pipeline never reads it."""
+    return home.path / "simulation"
+
+
+def simulated(home: Home) -> bool:
+    return (truth(home) / "people.csv").exists()
+
+
+def ledger(home: Home) -> Rows:
+    """Rows read, accepted, rejected and duplicate, by channel, over all batches."""
+    with home.connect("status") as connection:
+        prepare_warehouse(connection, {})
+        return _rows(
+            connection,
+            """
+            select channel, count(*) filter (status = 'loaded') as files, count(*) filter (status = 'refused') as refused_files,
+                sum(rows_read)::bigint as read, sum(rows_accepted)::bigint as accepted, sum(rows_rejected)::bigint as rejected,
+                sum(rows_duplicate)::bigint as duplicate, max(loaded_at) as last_load
+            from staging._loads group by channel order by channel
+            """,
+        )
+
+
+def quality(home: Home) -> Rows:
+    """The rates of the last refresh over all channels and identifiers, and the verdicts of its suites."""
+    rates = _served(
+        home,
+        """
+        select metric, value, numerator, denominator from quality.metrics
+        where channel = '*' and identifier_type = '*' and refresh = (select max(refresh) from quality.metrics)
+            and metric in ('integration_rate', 'match_rate', 'reject_rate', 'duplicate_rate', 'event_attribution')
+        order by metric
+        """,
+    )
+    return rates
+
+
+def customers(home: Home) -> Rows:
+    """Customers, how many are known, and against a simulation's truth how many people there are."""
+    rows = _served(
+        home,
+        """
+        select 'known customers' as measure, count(*) filter (is_known)::double as value from unified.customers
+        union all select 'anonymous customers', count(*) filter (not is_known) from unified.customers
+        """,
+    )
+    if simulated(home):
+        rows += _against_truth(home)
+    return rows
+
+
+def _against_truth(home: Home) -> Rows:
+    """People in the truth whose records were attached to anybody, and pairwise precision and recall of their records."""
+    with home.connect("summary") as connection:
+        return _rows(
+            connection,
+            f"""
+            with truth as (
+                select concat(channel, '_', entity, ':', record_id) as record_key, person_id
+                from read_csv('{quoted(truth(home) / "records.csv")}', all_varchar = true)
+            ),
+            attached as (
+                select truth.person_id, customers.customer_id, customers.is_known, count(*) as records
+                from truth join identity.records using (record_key) join unified.customers as customers using (customer_id)
+                group by all
+            ),
+            pairs as (
+                select
+                    (select sum(records * (records - 1) / 2) from attached) as both,
+                    (select sum(n * (n - 1) / 2) from (select sum(records) as n from attached group by customer_id)) as found,
+                    (select sum(n * (n - 1) / 2) from (select sum(records) as n from attached group by person_id)) as true_pairs
+            )
+            select 'people among the known customers (truth)' as measure, count(distinct person_id) filter (is_known)::double as value
+            from attached
+            union all select 'pairwise precision of records', both / found from pairs
+            union all select 'pairwise recall of records', both / true_pairs from pairs
+            """,
+        )
+
+
+def tags(home: Home) -> Rows:
+    return _served(
+        home,
+        "select tag, display_name_en, display_name_zh, kind, owner, customer_count as customers, coverage from tags.catalog order by tag",
+    )
+
+
+def audiences(home: Home) -> Rows:
+    """Each audience's last version."""
+    return _served(
+        home,
+        """
+        select audience, version, members, added, removed, excluded, delivered_to from audiences.publications
+        qualify row_number() over (partition by audience order by version desc) = 1 order by audience
+        """,
+    )
+
+
+def status(home: Home) -> dict[str, Any]:
+    """The last finished refresh, by part."""
+    content: dict[str, Any] = {"channels": ledger(home)}
+    if (home.serving / "current").exists():
+        content |= {"quality": quality(home), "customers": customers(home), "tags": tags(home), "audiences": audiences(home)}
+    else:
+        content["next"] = ["Nothing is served yet: run `onefold refresh`."]
+    return content
+
+
+def summary(home: Home) -> dict[str, Any]:
+    """The status, with what to open next."""
+    served = home.serving / "current" / "onefold.duckdb"
+    return status(home) | {
+        "next": [
+            f"Open {served} with a BI tool or DuckDB (read-only), see the files below {home.deliveries},",
+            "try `onefold customer email:…` and `onefold rejected list`, then `make dev` for the Dagster UI.",
+        ]
+    }
+
+
+def customer(home: Home, who: str) -> dict[str, Any]:
+    """One customer's profile, identifiers, tags, consents and latest events.
+
+    Args:
+        who: a customer id, also one that was merged away, or `<identifier type>:<value>`.
+
+    Raises:
+        OnefoldError: nobody has this id or identifier.
+    """
+    with _private(home) as connection:
+        found = connection.execute(
+            """
+            select to_customer_id from identity.redirects where from_customer_id = $who
+            union all select customer_id from unified.customers where customer_id = $who
+            union all select customer_id from unified.customer_identifiers
+                where concat(identifier_type, ':', identifier_value) = $who or identifier_value = $who
+            limit 1
+            """,
+            {"who": who},
+        ).fetchone()
+        if not found:
+            raise OnefoldError(f"nobody is known as '{who}'; give a customer id, or <type>:<value> in its normal form, such as "
+                               "email:li@example.com or phone:+8613812345678")
+        id_ = {"id": found[0]}
+        return {
+            "profile": _rows(connection, "select * from unified.customers where customer_id = $id", id_)[0],
+            "identifiers": _rows(connection, "select identifier_type, identifier_value, first_seen_at, last_seen_at, sources "
+                                 "from unified.customer_identifiers where customer_id = $id order by 1, 2", id_),
+            "tags": _rows(connection, "select tag, value, number_value, confidence from tags.customer_tags "
+                          "where customer_id = $id order by tag", id_),
+            "consents": _rows(connection, "select purpose, channel, status, as_of from unified.consents "
+                              "where customer_id = $id order by 1, 2", id_),
+            "events": _rows(connection, "select occurred_at, channel, event_name, amount_base from unified.customer_events "
+                            "where customer_id = $id order by occurred_at desc limit 15", id_),
+        }
+
+
+def _private(home: Home) -> duckdb.DuckDBPyConnection:
+    file = home.serving / "current" / "onefold_private.duckdb"
+    if not file.exists():
+        raise OnefoldError(f"{home.path} has not served anything yet; run `onefold refresh`")
+    # Resolved once: the link may be switched between two looks.
+    return duckdb.connect(str(file.resolve()), read_only=True)
+
+
+def _served(home: Home, query: str) -> Rows:
+    with _private(home) as connection:
+        return _rows(connection, query)
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, query: str, values: dict[str, Any] | None = None) -> Rows:
+    cursor = connection.execute(query, values)
+    names = [column[0] for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

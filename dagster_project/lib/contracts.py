@@ -1,0 +1,239 @@
+"""Channel contracts: what each channel's entities look like, and how a source's own columns become theirs."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from dagster_project.lib.errors import OnefoldError
+from dagster_project.lib.home import PROJECT_ROOT, Home
+
+CHANNELS = PROJECT_ROOT / "dagster_project" / "defs" / "channels"
+COMPONENT_TYPE = "dagster_project.components.channel.Channel"
+
+# Contract type → type of the staging column.
+STAGING_TYPES = {
+    "text": "VARCHAR",
+    "integer": "BIGINT",
+    "decimal": "DECIMAL(18, 4)",
+    "number": "DOUBLE",
+    "boolean": "BOOLEAN",
+    "timestamp": "TIMESTAMP",
+    "date": "DATE",
+    "json": "JSON",
+}
+M = TypeVar("M", bound=BaseModel)
+NAME = r"^[a-z][a-z0-9_]*$"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Column(_Strict):
+    """One column of an entity."""
+
+    type: Literal["text", "integer", "decimal", "number", "boolean", "timestamp", "date", "json"] = "text"
+    required: bool = False
+    description: str = ""
+    allowed: tuple[str, ...] = Field((), description="The only values accepted, compared without regard to case.")
+    pattern: str | None = Field(None, description="A regular expression that the whole value has to match.")
+    unit: str | None = Field(None, description="The measure's unit, for people.")
+    format: Literal["phone", "email", "identifier", "person_name", "birth_date", "country", "currency", "url"] | None = (
+        Field(None, description="What a text holds; cleaning brings it to one form. identifier: phone, e-mail or id.")
+    )
+
+
+class Source(_Strict):
+    """Where files of an entity come from, and how their columns become the contract's.
+
+    A column that no rule names is taken from the source's column of the same name, if there is one.
+    """
+
+    name: str = Field("landing", pattern=NAME)
+    location: str | None = Field(None, description="Glob below landing/, absolute path or fsspec URL.")
+    format: Literal["csv", "tsv", "jsonl", "parquet"] | None = Field(None, description="Default: by the file's ending.")
+    delimiter: str | None = Field(None, min_length=1, max_length=1)
+    rename: dict[str, str] = Field({}, description="contract column: source column")
+    sql: dict[str, str] = Field({}, description="contract column: SQL expression over source columns (DuckDB)")
+    constant: dict[str, str | int | float | bool] = Field({}, description="contract column: value")
+    filter: str | None = Field(None, description="SQL condition over source columns; other rows are not this entity's.")
+    group_by: tuple[str, ...] = Field((), description="Source columns; one record for each group, columns by sql.")
+    time_zone: str | None = Field(None, description="Zone of times that carry none.")
+    time_format: str | None = Field(None, description="strptime format of times that are not ISO 8601 or epoch.")
+    currency: str | None = Field(None, pattern="^[A-Z]{3}$", description="Currency of rows that name none.")
+
+    @model_validator(mode="after")
+    def _one_rule_a_column(self) -> "Source":
+        for column in [*self.rename, *self.sql, *self.constant]:
+            if sum(column in rules for rules in (self.rename, self.sql, self.constant)) > 1:
+                raise ValueError(f"{column}: named by more than one of rename, sql, constant; keep one")
+        if self.group_by and (loose := [c for c, s in self.rename.items() if s not in self.group_by]):
+            raise ValueError(f"rename {loose[0]}: not in group_by; use an aggregate, as in sql: {{{loose[0]}: max(…)}}")
+        return self
+
+
+class Entity(_Strict):
+    """One kind of record of a channel; one staging table, one asset, one cleaned model."""
+
+    description: str
+    kind: Literal["event", "record", "reference"] = Field(
+        description="event: feeds cleaned.events; record: describes a person or a sale; reference: names nobody."
+    )
+    key: tuple[str, ...] = Field(min_length=1, description="The business key; of equal keys one row survives cleaning.")
+    event_time: str | None = Field(None, description="When it happened or became true.")
+    updated_at: str | None = Field(None, description="The version of a record that changes; the greatest survives.")
+    identifiers: dict[str, str] = Field({}, description="column of the cleaned model: identifier type")
+    attributes: dict[str, str] = Field({}, description="attribute of a customer: column of the cleaned model")
+    columns: dict[str, Column] = Field(min_length=1)
+    sources: tuple[Source, ...] = (Source(),)
+
+    @field_validator("columns")
+    @classmethod
+    def _column_names(cls, value: dict[str, Column]) -> dict[str, Column]:
+        for name in value:
+            if not name.isidentifier() or name != name.lower() or name.startswith("_"):
+                raise ValueError(f"{name}: write column names in lower case with underscores, not starting with one")
+        return value
+
+    @model_validator(mode="after")
+    def _columns_exist(self) -> "Entity":
+        named = {
+            "key": self.key,
+            "event_time": [self.event_time] if self.event_time else [],
+            "updated_at": [self.updated_at] if self.updated_at else [],
+        }
+        for source in self.sources:
+            for rules in ("rename", "sql", "constant"):
+                named[f"sources.{source.name}.{rules}"] = list(getattr(source, rules))
+        for where, columns in named.items():
+            for column in columns:
+                if column not in self.columns:
+                    known = ", ".join(self.columns)
+                    raise ValueError(f"{where}: there is no column '{column}'; the contract's columns are {known}")
+        if self.kind == "event" and not self.event_time:
+            raise ValueError("event_time: an entity of kind event says when it happened; name its column")
+        if len({s.name for s in self.sources}) < len(self.sources):
+            raise ValueError("sources: two have the same name; give each its own")
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when rows would be read differently."""
+        content = self.model_dump(mode="json", include={"columns", "sources", "key"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class ChannelContract(_Strict):
+    """One channel: `defs/channels/<channel>/defs.yaml`, below `attributes`."""
+
+    channel: str = Field(pattern=NAME)
+    description: str
+    owner: str = Field(pattern=r"^(team:[\w-]+|[^@\s]+@[^@\s]+\.[^@\s]+)$", description="An e-mail address or team:name")
+    entities: dict[str, Entity] = Field(min_length=1)
+
+    @field_validator("entities")
+    @classmethod
+    def _entity_names(cls, value: dict[str, Entity]) -> dict[str, Entity]:
+        for name in value:
+            if not name.isidentifier() or name != name.lower():
+                raise ValueError(f"{name}: write entity names in lower case with underscores")
+        return value
+
+    def table(self, entity: str) -> str:
+        return f"{self.channel}_{entity}"
+
+    def with_sources(self, home: Home) -> "ChannelContract":
+        """The contract with the sources that the home's `sources/*.yaml` add to this channel."""
+        contract = self
+        for file in sorted(home.sources.glob("*.yaml")):
+            added = _validated(SourceFile, _read_yaml(file), file)
+            if added.channel != self.channel:
+                continue
+            entities = dict(contract.entities)
+            for name, sources in added.entities.items():
+                if name not in entities:
+                    known = ", ".join(entities)
+                    raise OnefoldError(f"{file}: entities.{name}: {self.channel} has no such entity; it has {known}")
+                merged = entities[name].model_dump() | {"sources": (*entities[name].sources, *sources)}
+                entities[name] = _validated(Entity, merged, file, f"entities.{name}")
+            contract = contract.model_copy(update={"entities": entities})
+        return contract
+
+
+class SourceFile(_Strict):
+    """`$ONEFOLD_HOME/sources/<any name>.yaml`: a company's own exports, mapped to a channel's contract."""
+
+    channel: str
+    entities: dict[str, tuple[Source, ...]] = Field(min_length=1)
+
+
+def load_channels(home: Home, folder: Path = CHANNELS) -> dict[str, ChannelContract]:
+    """All channels, in the order of their names, with the home's own sources.
+
+    Raises:
+        OnefoldError: a YAML is wrong; names file, key and remedy.
+    """
+    channels = {}
+    for file in sorted(folder.glob("*/defs.yaml")):
+        channel = parse_channel(file).with_sources(home)
+        channels[channel.channel] = channel
+    for file in sorted(home.sources.glob("*.yaml")):
+        named = _validated(SourceFile, _read_yaml(file), file).channel
+        if named not in channels:
+            raise OnefoldError(f"{file}: channel: there is no channel '{named}'; there are {', '.join(channels)}")
+    return channels
+
+
+def parse_channel(file: Path) -> ChannelContract:
+    """Read one `defs.yaml`.
+
+    Raises:
+        OnefoldError: names file, key and remedy.
+    """
+    content = _read_yaml(file)
+    unknown = set(content) - {"type", "attributes"}
+    if content.get("type") != COMPONENT_TYPE or unknown:
+        raise OnefoldError(f"{file}: expected just `type: {COMPONENT_TYPE}` and `attributes:` at the top")
+    contract = _validated(ChannelContract, content.get("attributes") or {}, file, "attributes")
+    if contract.channel != file.parent.name:
+        raise OnefoldError(f"{file}: attributes.channel: '{contract.channel}' has to be the folder's name, {file.parent.name}")
+    return contract
+
+
+def _read_yaml(file: Path) -> dict:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise OnefoldError(f"{file}: not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise OnefoldError(f"{file}: expected a mapping of keys to values")
+    return content
+
+
+def _validated(model: type[M], content: dict, file: Path, under: str = "") -> M:
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        problems = []
+        for e in error.errors():
+            key = ".".join(str(part) for part in ([under] if under else []) + list(e["loc"]))
+            problems.append(f"{file}: {key}: {_remedy(e, model)}")
+        raise OnefoldError("\n".join(problems)) from error
+
+
+def _remedy(error: dict, model: type[BaseModel]) -> str:
+    match error["type"]:
+        case "extra_forbidden":
+            return f"unknown key; remove it or correct its spelling (docs/channels.md lists the keys)"
+        case "missing":
+            return "is missing; add it"
+        case "literal_error":
+            return f"'{error['input']}' is not one of {error['ctx']['expected']}"
+        case "value_error":
+            return str(error["ctx"]["error"])
+        case _:
+            return f"{error['msg']} (found {error['input']!r})"

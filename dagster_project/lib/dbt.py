@@ -1,0 +1,148 @@
+"""dbt in this process: a new process costs seconds for each step, a warm one tenths."""
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from dagster_project.lib.contracts import load_channels
+from dagster_project.lib.errors import OnefoldError
+from dagster_project.lib.home import PROJECT_ROOT, Home
+from dagster_project.lib.ingest import next_sequence, prepare_warehouse
+from dagster_project.lib.settings import Settings
+
+log = logging.getLogger("onefold")
+
+PROJECT = PROJECT_ROOT / "dbt"
+_LOCK = threading.Lock()  # dbt keeps global state: one invocation at a time
+
+
+def project_variables(home: Home) -> dict[str, Any]:
+    """What dbt's models are told at parse time: contracts, tag models and settings."""
+    settings = Settings.of(home)
+    entities = {}
+    for channel in load_channels(home).values():
+        for name, entity in channel.entities.items():
+            entities[channel.table(name)] = {
+                "channel": channel.channel,
+                "kind": entity.kind,
+                "key": list(entity.key),
+                "event_time": entity.event_time,
+                "updated_at": entity.updated_at,
+                "identifiers": entity.identifiers,
+                "attributes": entity.attributes,
+                "columns": {c: column.format or column.type for c, column in entity.columns.items()},
+            }
+    return {
+        "entities": entities,
+        "tag_models": _models("tags", except_for={"tags_customer_tags", "tags_catalog"}),
+        "base_currency": settings.base_currency,
+        "default_region": settings.default_region,
+    }
+
+
+def parse(home: Home) -> Any:
+    """dbt's manifest of the project as it is on disk; also written to the home's `dbt/manifest.json`.
+
+    Parsed once a process for each state of the files.
+
+    Raises:
+        OnefoldError: with dbt's own message.
+    """
+    variables = json.dumps(project_variables(home), sort_keys=True)
+    return _parse(home, variables, _fingerprint())
+
+
+def run(
+    home: Home,
+    arguments: list[str],
+    *,
+    as_of: datetime | None = None,
+    variables: dict[str, Any] | None = None,
+    on_event: Callable[[Any], None] | None = None,
+    quiet: bool = True,
+) -> Any:
+    """Run one dbt command on the home's warehouse, under its write lock, as one numbered write.
+
+    Args:
+        arguments: as on dbt's command line, without folders and variables.
+        as_of: the moment that stands for now, UTC; by default it is now.
+        variables: more variables.
+        on_event: called with each of dbt's structured events, in dbt's threads.
+        quiet: keep dbt's own output off the screen.
+
+    Returns:
+        dbt's `dbtRunnerResult`; `success` says whether all went well.
+    """
+    from dbt.adapters.duckdb.connections import DuckDBConnectionManager
+    from dbt.cli.main import dbtRunner
+
+    manifest = parse(home)
+    with _LOCK, home.writing(f"dbt {arguments[0]}"):
+        with home.connect("dbt") as connection:
+            prepare_warehouse(connection, load_channels(home))
+            seq = next_sequence(connection)
+        moment = (as_of or datetime.now(UTC)).replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
+        given = {**project_variables(home), "seq": seq, "as_of": moment, **(variables or {})}
+        callbacks = [on_event] if on_event else []
+        try:
+            runner = dbtRunner(manifest=manifest, callbacks=callbacks)
+            return runner.invoke([*(_QUIET if quiet else []), *arguments, *_folders(home), "--vars", json.dumps(given)])
+        finally:
+            # dbt leaves the file open, which would shut out every other process.
+            DuckDBConnectionManager.close_all_connections()
+
+
+_QUIET = ["--log-level", "none", "--log-level-file", "none"]
+
+
+def _models(layer: str, except_for: set[str]) -> list[str]:
+    return sorted({file.stem for file in (PROJECT / "models" / layer).glob("**/*.sql")} - except_for)
+
+
+def _fingerprint() -> str:
+    files = [PROJECT / "dbt_project.yml", PROJECT / "profiles.yml"]
+    for folder in ("models", "macros", "seeds", "tests"):
+        files += sorted(p for p in (PROJECT / folder).glob("**/*") if p.is_file())
+    return str(hash(tuple((str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in files)))
+
+
+def _folders(home: Home) -> list[str]:
+    return ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT), "--target-path", str(target(home))]
+
+
+@cache
+def _parse(home: Home, variables: str, fingerprint: str) -> Any:
+    from dbt.adapters.duckdb.connections import DuckDBConnectionManager
+    from dbt.cli.main import dbtRunner
+
+    os.environ["ONEFOLD_HOME"] = str(home.path)  # read by profiles.yml
+    result = dbtRunner().invoke([*_QUIET, "parse", *_folders(home), "--vars", variables])
+    DuckDBConnectionManager.close_all_connections()
+    if not result.success:
+        raise OnefoldError(f"the dbt project does not parse: {result.exception}")
+    return result.result
+
+
+def target(home: Home) -> Path:
+    """Where dbt keeps what it makes of the project: manifest, compiled SQL, documentation."""
+    return home.path / "dbt"
+
+
+def failures(result: Any) -> str:
+    """What went wrong in a dbt command, in dbt's own words."""
+    if result.exception:
+        return str(result.exception)
+    broken = [r for r in getattr(result.result, "results", []) if r.status in ("error", "fail", "runtime error")]
+    return "\n".join(f"{r.node.name}: {r.message}" for r in broken) or "dbt failed"
+
+
+def manifest(home: Home) -> dict[str, Any]:
+    """dbt's manifest of the project as it is on disk, as dbt writes it."""
+    parse(home)
+    return json.loads((target(home) / "manifest.json").read_text())

@@ -1,0 +1,318 @@
+"""Loading landed files into staging: validated, typed by contract, ledgered, rejects quarantined.
+
+Rows and the batch's ledger entry commit in one transaction, keyed by the file's content, so that a re-run, a renamed
+copy or a killed run loads nothing twice and loses nothing.
+"""
+
+import contextlib
+import hashlib
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import duckdb
+
+from dagster_project.lib import mapping, reading
+from dagster_project.lib.contracts import STAGING_TYPES, ChannelContract, Entity, Source
+from dagster_project.lib.errors import OnefoldError
+from dagster_project.lib.files import LandedFile, content_hash, landed_files
+from dagster_project.lib.home import Home, quoted, transaction
+from dagster_project.lib.phones import learn_phones
+from dagster_project.lib.progress import tell
+from dagster_project.lib.settings import Settings
+from dagster_project.lib.state import State
+
+log = logging.getLogger("onefold")
+
+# Every staging table carries these after the contract's columns. `_seq` numbers the writes of a warehouse: a model has
+# consumed all rows whose number is not above the greatest of its own.
+CARRIED = {
+    "_batch_id": "VARCHAR",
+    "_source_uri": "VARCHAR",
+    "_source_row": "BIGINT",
+    "_loaded_at": "TIMESTAMP",
+    "_extra": "JSON",
+    "_payload_hash": "VARCHAR",
+    "_seq": "BIGINT",
+}
+_SYSTEM_TABLES = """
+create schema if not exists staging;
+create table if not exists staging._sequence (value bigint not null);
+insert into staging._sequence select 0 where not exists (select 1 from staging._sequence);
+create table if not exists staging._loads (
+    batch_id varchar primary key,
+    seq bigint not null,
+    channel varchar not null,
+    entity varchar not null,
+    source varchar not null,
+    source_uri varchar not null,
+    content_hash varchar not null,
+    contract varchar not null,
+    status varchar not null check (status in ('loaded', 'refused', 'replayed')),
+    reason varchar,
+    rows_in_file bigint not null,
+    rows_filtered bigint not null check (rows_filtered >= 0),
+    rows_grouped bigint not null check (rows_grouped >= 0),
+    rows_read bigint not null,
+    rows_accepted bigint not null check (rows_accepted >= 0),
+    rows_rejected bigint not null check (rows_rejected >= 0),
+    rows_duplicate bigint not null check (rows_duplicate >= 0),
+    unknown_columns varchar[],
+    loaded_at timestamp not null,
+    check (rows_read = rows_accepted + rows_rejected + rows_duplicate),
+    check (rows_in_file = rows_read + rows_filtered + rows_grouped)
+);
+create table if not exists staging._rejected (
+    batch_id varchar not null,
+    channel varchar not null,
+    entity varchar not null,
+    source varchar not null,
+    source_uri varchar not null,
+    source_row bigint,
+    kind varchar not null check (kind in ('row', 'record', 'line')),  -- what payload is: source row, mapped record, text
+    reason varchar not null,
+    payload varchar,
+    rejected_at timestamp not null,
+    replayed_in varchar
+);
+create table if not exists staging._phones (given varchar not null, region varchar not null, e164 varchar);
+"""
+
+
+@dataclass
+class EntityLoad:
+    """What one ingestion did for one entity; counts are rows unless they say files."""
+
+    table: str
+    files: int = 0
+    known_files: int = 0
+    refused: list[tuple[str, str]] = field(default_factory=list)  # (file, reason)
+    read: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    duplicate: int = 0
+    unknown_columns: set[str] = field(default_factory=set)
+
+
+def prepare_warehouse(connection: duckdb.DuckDBPyConnection, channels: dict[str, ChannelContract]) -> None:
+    """Create the system tables and every entity's staging table, with columns that a contract has gained.
+
+    Raises:
+        OnefoldError: a contract changed the type of a column that holds data.
+    """
+    connection.execute(_SYSTEM_TABLES)
+    for channel in channels.values():
+        for name, entity in channel.entities.items():
+            _prepare_table(connection, channel.table(name), entity)
+
+
+def next_sequence(connection: duckdb.DuckDBPyConnection) -> int:
+    """The number of the write that is about to happen, greater than any before."""
+    return connection.execute("update staging._sequence set value = value + 1 returning value").fetchone()[0]
+
+
+def ingest_channel(home: Home, channel: ChannelContract, settings: Settings, settle: bool = False) -> list[EntityLoad]:
+    """Load every file of a channel that is not in the ledger yet.
+
+    A file that cannot be loaded is refused with its reason and tried again when the contract changes; others go on.
+
+    Args:
+        settle: leave files alone that changed within `landing_settle_seconds`, as they may still be written.
+    """
+    state, loads = State(home), []
+    for name, entity in channel.entities.items():
+        load = EntityLoad(channel.table(name))
+        for source in entity.sources:
+            label = f"{load.table}/{source.name}"
+            seen = state.seen_files(label, entity.fingerprint)
+            found = landed_files(home, channel, name, source, settings.landing_settle_seconds if settle else 0)
+            new = [file for file in found if file.identity not in seen]
+            load.known_files += len(found) - len(new)
+            # Opening and closing the warehouse costs as much as loading a small file, so local files share one opening;
+            # remote ones do not, as nothing may hold the warehouse while they are fetched.
+            local = bool(new) and all(file.path for file in new)
+            with home.connect(f"ingest of {label}") if local else contextlib.nullcontext():
+                for done, file in enumerate(new, 1):
+                    _Batch(home, channel, name, source, file, settings).load(load)
+                    state.remember_file(label, *file.identity, entity.fingerprint)
+                    tell(f"{load.table}: {file.uri.rsplit('/', 1)[-1]}", done, len(new))
+        loads.append(load)
+    return loads
+
+
+def new_files(home: Home, channel: ChannelContract, settings: Settings) -> list[LandedFile]:
+    """Complete files of a channel that no ingestion has seen; opens no warehouse."""
+    state, unseen = State(home), []
+    for name, entity in channel.entities.items():
+        for source in entity.sources:
+            seen = state.seen_files(f"{channel.table(name)}/{source.name}", entity.fingerprint)
+            found = landed_files(home, channel, name, source, settings.landing_settle_seconds)
+            unseen += [file for file in found if file.identity not in seen]
+    return unseen
+
+
+class _Batch:
+    """One file for one entity."""
+
+    def __init__(
+        self, home: Home, channel: ChannelContract, entity: str, source: Source, file: LandedFile, settings: Settings
+    ) -> None:
+        self.home, self.channel, self.entity_name, self.source, self.file = home, channel, entity, source, file
+        self.entity = channel.entities[entity]
+        self.table = channel.table(entity)
+        self.settings = settings
+
+    def load(self, load: EntityLoad) -> None:
+        with self.file.local(self.home) as path:
+            content = content_hash(path)
+            batch_id = hashlib.sha256(f"{self.table}|{self.source.name}|{content}".encode()).hexdigest()[:16]
+            with self.home.connect(f"ingest of {self.file.uri}") as connection:
+                prepare_warehouse(connection, {self.channel.channel: self.channel})
+                before = connection.execute(
+                    "select status, contract from staging._loads where batch_id = ?", [batch_id]
+                ).fetchone()
+                if before and (before[0] == "loaded" or before[1] == self.entity.fingerprint):
+                    load.known_files += 1
+                    return
+                try:
+                    self._stage(connection, path, batch_id, content, load)
+                except OnefoldError as error:
+                    self._refuse(connection, batch_id, content, str(error), load)
+                State(self.home).advance("loaded", connection.execute("select value from staging._sequence").fetchone()[0])
+
+    def _stage(self, connection, path: Path, batch_id: str, content: str, load: EntityLoad) -> None:
+        raw = reading.read_file(connection, path, self.source)
+        mapped, unknown = mapping.mapped_sql(self.entity, self.source, raw.columns)
+        type_and_deduplicate(connection, self.entity, self.source, mapped, self.settings)
+        counts = dict(connection.execute("select _verdict, count(*) from typed group by 1").fetchall())
+        records = sum(counts.values())
+        in_filter = raw.records
+        if self.source.filter:
+            in_filter = connection.execute(f"select count(*) from raw where {self.source.filter}").fetchone()[0]
+        accepted, rejected, duplicate = (counts.get(v, 0) for v in ("accepted", "rejected", "duplicate"))
+        with transaction(connection):
+            connection.execute("delete from staging._loads where batch_id = ? and status = 'refused'", [batch_id])
+            seq = next_sequence(connection)
+            insert_accepted(connection, self.table, self.entity, batch_id, seq, f"'{quoted(self.file.uri)}'")
+            self._quarantine(connection, batch_id)
+            connection.execute(
+                f"insert into staging._loads values ({', '.join('?' * 18)}, now()::timestamp)",
+                [batch_id, seq, self.channel.channel, self.entity_name, self.source.name, self.file.uri, content,
+                 self.entity.fingerprint, "loaded", None, raw.records + raw.malformed, raw.records - in_filter,
+                 in_filter - records, records + raw.malformed, accepted, rejected + raw.malformed, duplicate,
+                 sorted(unknown)],
+            )
+        load.files += 1
+        load.read += records + raw.malformed
+        load.accepted += accepted
+        load.rejected += rejected + raw.malformed
+        load.duplicate += duplicate
+        load.unknown_columns |= set(unknown)
+
+    def _quarantine(self, connection, batch_id: str) -> None:
+        place = [batch_id, self.channel.channel, self.entity_name, self.source.name, self.file.uri]
+        if self.source.group_by:
+            columns = ", ".join(self.entity.columns)
+            connection.execute(
+                f"""
+                insert into staging._rejected
+                select ?, ?, ?, ?, ?, t._row, 'record', t._reason, to_json(m), now()::timestamp, null
+                from typed as t join (select _row, {columns} from mapped) as m using (_row)
+                where t._verdict = 'rejected'
+                """,
+                place,
+            )
+        else:
+            connection.execute(
+                """
+                insert into staging._rejected
+                select ?, ?, ?, ?, ?, t._row, 'row', t._reason, to_json(r), now()::timestamp, null
+                from typed as t join raw as r using (_row) where t._verdict = 'rejected'
+                """,
+                place,
+            )
+        connection.execute(
+            """
+            insert into staging._rejected
+            select ?, ?, ?, ?, ?, line, 'line', reason, payload, now()::timestamp, null from malformed
+            """,
+            place,
+        )
+
+    def _refuse(self, connection, batch_id: str, content: str, reason: str, load: EntityLoad) -> None:
+        """Keep the refusal; the file stays in landing and is tried again under a changed contract."""
+        with transaction(connection):
+            connection.execute("delete from staging._loads where batch_id = ?", [batch_id])
+            connection.execute(
+                f"insert into staging._loads values ({', '.join('?' * 10)}, 0, 0, 0, 0, 0, 0, 0, [], now()::timestamp)",
+                [batch_id, next_sequence(connection), self.channel.channel, self.entity_name, self.source.name,
+                 self.file.uri, content, self.entity.fingerprint, "refused", reason],
+            )
+        load.refused.append((self.file.uri, reason))
+        log.warning("%s refused: %s", self.file.uri, reason)
+
+
+def type_and_deduplicate(connection, entity: Entity, source: Source, mapped: str, settings: Settings) -> None:
+    """Make the temporary table `typed` of a mapped SELECT: typed columns and a `_verdict` for each row.
+
+    A duplicate has the same key and the same content as an earlier row of the same file.
+
+    Raises:
+        OnefoldError: an expression of the mapping does not run.
+    """
+    zone = source.time_zone or settings.default_time_zone
+    key = ", ".join(entity.key)
+    try:
+        connection.execute(f"create or replace temp table mapped as {mapped}")
+    except duckdb.Error as error:
+        summary = str(error).strip().splitlines()[0]
+        raise OnefoldError(f"the source '{source.name}' does not fit this file: {summary}; correct its mapping") from error
+    typed = mapping.typed_sql(entity, "select * from mapped", zone, source.time_format)
+    connection.execute(
+        f"""
+        create or replace temp table typed as
+        select *, case
+            when _reason is not null then 'rejected'
+            when row_number() over (partition by {key}, _payload_hash, _reason is null order by _row) > 1 then 'duplicate'
+            else 'accepted' end as _verdict
+        from ({typed})
+        """
+    )
+    phones = [name for name, column in entity.columns.items() if column.format in ("phone", "identifier")]
+    if phones:
+        learn_phones(connection, "(select * from typed where _verdict = 'accepted')", phones, settings.default_region)
+
+
+def insert_accepted(connection, table: str, entity: Entity, batch_id: str, seq: int, uri: str) -> None:
+    """Append the accepted rows of `typed` to a staging table; `uri` is a SQL expression."""
+    columns = ", ".join(entity.columns)
+    connection.execute(
+        f"""
+        insert into staging.{table} by name
+        select {columns}, '{batch_id}' as _batch_id, {uri} as _source_uri, _row as _source_row,
+            now()::timestamp as _loaded_at, _extra, _payload_hash, {seq} as _seq
+        from typed where _verdict = 'accepted'
+        """
+    )
+
+
+def _prepare_table(connection, table: str, entity: Entity) -> None:
+    wanted = {name: STAGING_TYPES[c.type].replace(", ", ",") for name, c in entity.columns.items()} | CARRIED
+    existing = dict(
+        connection.execute(
+            "select column_name, data_type from duckdb_columns() where schema_name = 'staging' and table_name = ?", [table]
+        ).fetchall()
+    )
+    if not existing:
+        columns = ", ".join(f"{name} {kind}" for name, kind in wanted.items())
+        connection.execute(f"create table staging.{table} ({columns})")
+        return
+    for name, kind in wanted.items():
+        if name not in existing:
+            connection.execute(f"alter table staging.{table} add column {name} {kind}")
+        elif existing[name] != kind:
+            raise OnefoldError(
+                f"staging.{table}.{name} holds {existing[name]}, its contract now says {kind}; "
+                "give the new form a new column, or convert the table first"
+            )
+

@@ -1,0 +1,243 @@
+"""Publishing audiences: memberships move from version to version by differences, and each version lands as a file.
+
+Nobody is published without consent to the audience's purpose; who is left out is kept with the reason.
+"""
+
+import csv
+import logging
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dagster_project.lib.errors import OnefoldError
+from dagster_project.lib.home import Home, transaction
+from dagster_project.lib.ingest import next_sequence
+from dagster_project.lib.quality import unproven
+from dagster_project.lib.state import Refresh
+
+log = logging.getLogger("onefold")
+
+_TABLES = """
+create schema if not exists audiences;
+create table if not exists audiences.memberships (
+    audience varchar not null, customer_id varchar not null, entered_at timestamp not null, left_at timestamp,
+    version bigint not null
+);
+create table if not exists audiences.changes (
+    audience varchar not null, version bigint not null, operation varchar not null check (operation in ('add', 'remove')),
+    customer_id varchar not null, changed_at timestamp not null
+);
+create table if not exists audiences.exclusions (audience varchar not null, customer_id varchar not null, reason varchar not null);
+create table if not exists audiences.publications (
+    audience varchar not null, version bigint not null, refresh bigint not null, members bigint not null,
+    added bigint not null, removed bigint not null, excluded bigint not null, published_at timestamp not null,
+    delivered_to varchar, primary key (audience, version)
+)
+"""
+
+
+@dataclass(frozen=True)
+class Audience:
+    """An audience that an exposure of the dbt project publishes."""
+
+    name: str
+    label: str
+    description: str
+    owner: str  # e-mail address
+    purpose: str
+    model: str  # dbt's unique id
+    reads: frozenset[str]  # every table it is built from, as layer/table
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What publishing one audience did; `version` did not grow where nothing changed."""
+
+    audience: str
+    version: int
+    members: int
+    added: int
+    removed: int
+    excluded: int
+    file: Path | None
+
+
+def audiences(manifest: dict[str, Any]) -> list[Audience]:
+    """The audiences that dbt's manifest exposes, by name.
+
+    Raises:
+        OnefoldError: an exposure lacks its purpose.
+    """
+    found = []
+    for exposure in manifest["exposures"].values():
+        models = [m for m in exposure["depends_on"]["nodes"] if m.startswith("model.onefold.audiences_")]
+        if len(models) != 1:
+            continue
+        purpose = exposure["config"].get("meta", {}).get("purpose")
+        if not purpose:
+            raise OnefoldError(f"{exposure['original_file_path']}: exposure {exposure['name']}: config.meta.purpose is missing; "
+                               "say what consent is asked for, such as marketing")
+        reads = frozenset(f"{n['schema']}/{n['alias']}" for n in _ancestors(manifest, models[0]))
+        found.append(Audience(exposure["name"], exposure["label"] or exposure["name"], exposure["description"],
+                              exposure["owner"]["email"], purpose, models[0], reads))
+    return sorted(found, key=lambda audience: audience.name)
+
+
+def prepare_audiences(connection) -> None:
+    """Create the tables of publication, if they are not there."""
+    for statement in _TABLES.split(";\n"):
+        connection.execute(statement)
+
+
+def publish(home: Home, audience: Audience, refresh: Refresh) -> Publication:
+    """Bring an audience's memberships up to its model, as a new version if anything changed, and write its file.
+
+    Running it again changes nothing; a version that was committed but not written to its file is written now.
+
+    Raises:
+        OnefoldError: a check of what the audience is built from failed or did not run in this refresh, or the model is
+            empty while the audience has members.
+    """
+    now = refresh.as_of.replace(tzinfo=None)
+    with home.connect(f"publication of {audience.name}") as connection:
+        prepare_audiences(connection)
+        if problems := unproven(connection, set(audience.reads), refresh.number):
+            raise OnefoldError(f"{audience.name} is not published: {'; '.join(problems)} (refresh {refresh.number}). "
+                               "Put the data right and refresh again; `onefold status` shows the numbers")
+        _select_members(connection, audience)
+        counts = connection.execute(
+            """
+            select
+                (select count(*) from wanted) as source,
+                (select count(*) from wanted where reason is not null) as excluded,
+                (select count(*) from members) as members,
+                (select count(*) from difference where operation = 'add') as added,
+                (select count(*) from difference where operation = 'remove') as removed
+            """
+        ).fetchone()
+        source, excluded, before, added, removed = counts
+        if source == 0 and before > 0:
+            raise OnefoldError(f"{audience.name} is not published: its model has no rows, and an empty source removes nobody "
+                               f"(it has {before} members). If that is meant, remove the exposure instead")
+        version = connection.execute(
+            "select coalesce(max(version), 0) from audiences.publications where audience = ?", [audience.name]
+        ).fetchone()[0]
+        if added or removed or version == 0:
+            version += 1
+            _commit_version(connection, audience, refresh, version, now, before, added, removed, excluded)
+        files = _deliver(home, connection, audience)
+    return Publication(audience.name, version, before + added - removed, added, removed, excluded,
+                       files[-1] if files else None)
+
+
+def _select_members(connection, audience: Audience) -> None:
+    """Make the temporary tables `wanted` (with the reason of an exclusion), `members` (of now) and `difference`.
+
+    A channel's own grant counts unless a later statement for all channels takes it back.
+    """
+    connection.execute(
+        f"""
+        create or replace temp table wanted as
+        with stated as (select * from unified.consents where purpose = $purpose),
+        granted as (
+            select g.customer_id from stated as g
+            left join stated as everywhere
+                on everywhere.customer_id = g.customer_id and everywhere.channel = 'any' and everywhere.status <> 'granted'
+                and everywhere.as_of >= g.as_of
+            where g.status = 'granted' and everywhere.customer_id is null
+        )
+        select distinct source.customer_id, case
+            when source.customer_id in (select customer_id from granted) then null
+            when source.customer_id in (select customer_id from stated) then 'consent denied or withdrawn'
+            else 'no consent' end as reason
+        from audiences.{audience.name} as source
+        """,
+        {"purpose": audience.purpose},
+    )
+    connection.execute(
+        "create or replace temp table members as "
+        "select customer_id from audiences.memberships where audience = ? and left_at is null",
+        [audience.name],
+    )
+    connection.execute(
+        """
+        create or replace temp table difference as
+        select 'add' as operation, customer_id from wanted anti join members using (customer_id) where reason is null
+        union all
+        select 'remove', customer_id from members
+        anti join (select customer_id from wanted where reason is null) as kept using (customer_id)
+        """
+    )
+
+
+def _commit_version(connection, audience, refresh, version, now, before, added, removed, excluded) -> None:
+    name = audience.name
+    with transaction(connection):
+        next_sequence(connection)
+        connection.execute(
+            "update audiences.memberships set left_at = ? where audience = ? and left_at is null "
+            "and customer_id in (select customer_id from difference where operation = 'remove')",
+            [now, name],
+        )
+        connection.execute(
+            "insert into audiences.memberships select ?, customer_id, ?, null, ? from difference where operation = 'add'",
+            [name, now, version],
+        )
+        connection.execute(
+            "insert into audiences.changes select ?, ?, operation, customer_id, ? from difference order by all",
+            [name, version, now],
+        )
+        connection.execute("delete from audiences.exclusions where audience = ?", [name])
+        connection.execute(
+            "insert into audiences.exclusions select ?, customer_id, reason from wanted where reason is not null", [name]
+        )
+        connection.execute(
+            "insert into audiences.publications values (?, ?, ?, ?, ?, ?, ?, ?, null)",
+            [name, version, refresh.number, before + added - removed, added, removed, excluded,
+             datetime.now(UTC).replace(tzinfo=None)],
+        )
+
+
+def _deliver(home: Home, connection, audience: Audience) -> list[Path]:
+    """Write the versions that have no file yet; a file appears whole or not at all."""
+    waiting = connection.execute(
+        "select version from audiences.publications where audience = ? and delivered_to is null order by version",
+        [audience.name],
+    ).fetchall()
+    files = []
+    for (version,) in waiting:
+        rows = connection.execute(
+            "select operation, customer_id, changed_at from audiences.changes where audience = ? and version = ? "
+            "order by operation, customer_id",
+            [audience.name, version],
+        ).fetchall()
+        file = home.deliveries / audience.name / f"v{version:06}.csv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_suffix(".csv.part")
+        with draft.open("w", newline="", encoding="utf-8") as handle:
+            writer = csv.writer(handle)
+            writer.writerow(["audience", "version", "operation", "customer_id", "changed_at"])
+            writer.writerows([audience.name, version, op, customer, at.isoformat()] for op, customer, at in rows)
+            handle.flush()
+            os.fsync(handle.fileno())
+        draft.replace(file)
+        connection.execute(
+            "update audiences.publications set delivered_to = ? where audience = ? and version = ?",
+            [str(file.relative_to(home.path)), audience.name, version],
+        )
+        log.info("%s: version %d, %d changes", audience.name, version, len(rows))
+        files.append(file)
+    return files
+
+
+def _ancestors(manifest: dict[str, Any], unique_id: str) -> list[dict[str, Any]]:
+    seen, waiting = {}, [unique_id]
+    while waiting:
+        current = waiting.pop()
+        if current in seen or not current.startswith("model."):
+            continue
+        seen[current] = manifest["nodes"][current]
+        waiting += manifest["parent_map"][current]
+    return list(seen.values())

@@ -1,0 +1,115 @@
+"""The quarantine: what was rejected, and loading it again after a fix."""
+
+import hashlib
+import logging
+from dataclasses import dataclass
+
+from dagster_project.lib import mapping, reading
+from dagster_project.lib.contracts import ChannelContract, Entity, Source
+from dagster_project.lib.home import Home, transaction
+from dagster_project.lib.ingest import insert_accepted, next_sequence, prepare_warehouse, type_and_deduplicate
+from dagster_project.lib.settings import Settings
+from dagster_project.lib.state import State
+
+log = logging.getLogger("onefold")
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What a replay did for one entity."""
+
+    table: str
+    tried: int
+    accepted: int
+
+
+def list_rejected(home: Home, channel: str | None = None, limit: int = 50) -> list[dict[str, object]]:
+    """Rows that wait in quarantine, newest first; with payloads, so keep the answer to those who may see contact data."""
+    with home.connect("rejected list") as connection:
+        prepare_warehouse(connection, {})
+        cursor = connection.execute(
+            """
+            select channel, entity, source_uri, source_row, kind, reason, payload, rejected_at, batch_id
+            from staging._rejected where replayed_in is null and ($channel is null or channel = $channel)
+            order by rejected_at desc, source_uri, source_row limit $limit
+            """,
+            {"channel": channel, "limit": limit},
+        )
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def replay(home: Home, channels: dict[str, ChannelContract], settings: Settings) -> list[Replay]:
+    """Read the quarantined rows again under the present contracts; what is valid now is loaded as a batch of its own.
+
+    Lines that no record could be made of stay: only a repaired file brings their data.
+    """
+    results = []
+    for channel in channels.values():
+        for name, entity in channel.entities.items():
+            for source in entity.sources:
+                for kind in ("row", "record"):
+                    with home.connect(f"replay of {channel.table(name)}") as connection:
+                        prepare_warehouse(connection, {channel.channel: channel})
+                        result = _replay(connection, channel, name, entity, source, kind, settings)
+                        seq = connection.execute("select value from staging._sequence").fetchone()[0]
+                    if result:
+                        State(home).advance("loaded", seq)
+                        log.info("%s: %d of %d rows replayed", result.table, result.accepted, result.tried)
+                        results.append(result)
+    return results
+
+
+def _replay(
+    connection, channel: ChannelContract, name: str, entity: Entity, source: Source, kind: str, settings: Settings
+) -> Replay | None:
+    table = channel.table(name)
+    connection.execute(
+        """
+        create or replace temp table waiting as
+        select row_number() over () as _row, rowid as quarantined, source_uri, source_row, cast(payload as json) as json
+        from staging._rejected
+        where replayed_in is null and channel = ? and entity = ? and source = ? and kind = ?
+        """,
+        [channel.channel, name, source.name, kind],
+    )
+    tried = connection.execute("select count(*) from waiting").fetchone()[0]
+    if not tried:
+        return None
+    connection.execute("create or replace temp table objects as select _row, json from waiting")
+    names = connection.execute("select distinct unnest(json_keys(json)) as name from objects order by name").fetchall()
+    columns = reading.raw_from_objects(connection, [n for (n,) in names if n != "_row"])
+    # A record was mapped already; only its values are judged again.
+    rules = source if kind == "row" else Source(name=source.name, time_zone=source.time_zone)
+    mapped, _ = mapping.mapped_sql(entity, rules, tuple(columns))
+    type_and_deduplicate(connection, entity, source, mapped, settings)
+    connection.execute("update typed set _verdict = 'accepted' where _verdict = 'duplicate'")
+    accepted = connection.execute("select count(*) from typed where _verdict = 'accepted'").fetchone()[0]
+    if not accepted:
+        return Replay(table, tried, 0)
+    with transaction(connection):
+        seq = next_sequence(connection)
+        batch_id = hashlib.sha256(f"{table}|replay|{seq}".encode()).hexdigest()[:16]
+        insert_accepted(connection, table, entity, batch_id, seq, "'quarantine'")
+        connection.execute(
+            f"""
+            update staging.{table} as s set _source_uri = w.source_uri, _source_row = w.source_row
+            from waiting as w where s._batch_id = ? and s._source_row = w._row
+            """,
+            [batch_id],
+        )
+        connection.execute(
+            """
+            update staging._rejected set replayed_in = ? where rowid in (
+                select quarantined from waiting join typed using (_row) where _verdict = 'accepted')
+            """,
+            [batch_id],
+        )
+        connection.execute(
+            """
+            insert into staging._loads values
+                (?, ?, ?, ?, ?, 'quarantine', ?, ?, 'replayed', null, ?, 0, 0, ?, ?, 0, 0, [], now()::timestamp)
+            """,
+            [batch_id, seq, channel.channel, name, source.name, batch_id, entity.fingerprint, *[accepted] * 3],
+        )
+    return Replay(table, tried, accepted)

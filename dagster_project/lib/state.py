@@ -1,0 +1,125 @@
+"""The state store: what people, sensors and deliveries write while nobody may wait for a refresh."""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from dagster_project.lib.home import Home
+
+_SCHEMA = """
+create table if not exists landed_files (
+    source text not null,        -- <channel>_<entity>/<source name>
+    uri text not null,
+    size integer not null,
+    modified text not null,      -- nanoseconds, or the remote store's version
+    contract text not null,      -- fingerprint of the contract that read it
+    primary key (source, uri)
+);
+create table if not exists progress (name text primary key, value integer not null);
+create table if not exists refreshes (
+    refresh integer primary key autoincrement,
+    run_id text not null unique,
+    as_of text not null,
+    loaded integer not null,     -- the last load that it takes in
+    started_at text not null,
+    finished_at text
+);
+"""
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """One refresh: its number grows, `as_of` (UTC) is the only clock that models read."""
+
+    number: int
+    as_of: datetime
+    loaded: int
+
+
+class State:
+    """One home's `state.sqlite`. Every method is one transaction; several processes may use it at once."""
+
+    def __init__(self, home: Home) -> None:
+        home.path.mkdir(parents=True, exist_ok=True)
+        self._path = home.state
+        with self._transaction() as connection:
+            connection.executescript(_SCHEMA)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        connection = sqlite3.connect(self._path, timeout=30)
+        try:
+            connection.execute("pragma journal_mode = wal")
+            with connection:
+                yield connection
+        finally:
+            connection.close()
+
+    def seen_files(self, source: str, contract: str) -> set[tuple[str, int, str]]:
+        """(uri, size, modified) of every file that this source read under this contract."""
+        with self._transaction() as connection:
+            rows = connection.execute(
+                "select uri, size, modified from landed_files where source = ? and contract = ?", (source, contract)
+            )
+            return set(rows.fetchall())
+
+    def remember_file(self, source: str, uri: str, size: int, modified: str, contract: str) -> None:
+        with self._transaction() as connection:
+            connection.execute(
+                "insert or replace into landed_files values (?, ?, ?, ?, ?)", (source, uri, size, modified, contract)
+            )
+
+    def progress(self, name: str) -> int:
+        """How far a part of the chain has come; 0 before its first time."""
+        with self._transaction() as connection:
+            row = connection.execute("select value from progress where name = ?", (name,)).fetchone()
+            return row[0] if row else 0
+
+    def advance(self, name: str, value: int) -> None:
+        """Record progress; it never goes back."""
+        with self._transaction() as connection:
+            connection.execute(
+                "insert into progress values (?, ?) on conflict (name) do update set value = max(value, excluded.value)",
+                (name, value),
+            )
+
+    def refresh(self, run_id: str, as_of: datetime | None = None) -> Refresh:
+        """The refresh that a Dagster run carries out; begun when the run's first step asks for it."""
+        now = datetime.now(UTC)
+        with self._transaction() as connection:
+            connection.execute(
+                "insert or ignore into refreshes (run_id, as_of, loaded, started_at) "
+                "values (?, ?, coalesce((select value from progress where name = 'loaded'), 0), ?)",
+                (run_id, (as_of or now).isoformat(), now.isoformat()),
+            )
+            row = connection.execute(f"{_REFRESH} where run_id = ?", (run_id,)).fetchone()
+        return _refresh(row)
+
+    def begun_refresh(self, run_id: str) -> Refresh | None:
+        """The refresh that a run has begun, else the last one that finished."""
+        with self._transaction() as connection:
+            row = connection.execute(f"{_REFRESH} where run_id = ?", (run_id,)).fetchone()
+        return _refresh(row) if row else self.last_finished_refresh()
+
+    def finish_refresh(self, refresh: Refresh) -> None:
+        with self._transaction() as connection:
+            connection.execute(
+                "update refreshes set finished_at = ? where refresh = ?", (datetime.now(UTC).isoformat(), refresh.number)
+            )
+        self.advance("refreshed", refresh.loaded)
+
+    def last_finished_refresh(self) -> Refresh | None:
+        with self._transaction() as connection:
+            row = connection.execute(
+                f"{_REFRESH} where finished_at is not null order by refresh desc limit 1"
+            ).fetchone()
+        return _refresh(row) if row else None
+
+
+_REFRESH = "select refresh, as_of, loaded from refreshes"
+
+
+def _refresh(row: tuple[int, str, int]) -> Refresh:
+    return Refresh(row[0], datetime.fromisoformat(row[1]), row[2])

@@ -1,0 +1,9 @@
+{# First letter of each word upper, the rest lower. #}
+{% macro title_case(value) -%}{{ return(adapter.dispatch('title_case')(value)) }}{%- endmacro %}
+
+{% macro duckdb__title_case(value) -%}
+    array_to_string(list_transform(
+        string_split(lower({{ value }}), ' '), lambda word: concat(upper(word[1]), word[2:])), ' ')
+{%- endmacro %}
+
+{% macro spark__title_case(value) -%}initcap({{ value }}){%- endmacro %}

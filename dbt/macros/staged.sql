@@ -1,0 +1,82 @@
+{# The contract of a staging table, as `onefold` hands it over from the channel's YAML. #}
+{% macro contract(table) -%}
+    {%- set entities = var('entities', none) -%}
+    {%- if entities is none -%}
+        {{ exceptions.raise_compiler_error("The channels' contracts are missing: run dbt as `onefold dbt …`") }}
+    {%- endif -%}
+    {%- if table not in entities -%}
+        {{ exceptions.raise_compiler_error("No channel declares the entity " ~ table ~ "; see dagster_project/defs/channels/") }}
+    {%- endif -%}
+    {{ return(entities[table]) }}
+{%- endmacro %}
+
+{# Newly staged rows of one entity, one for each business key: the survivor among themselves and against this model.
+
+   The survivor has the greatest updated_at, then the least occurred_at, then the least payload hash, so that any order
+   and grouping of batches gives the same rows. `_version` is these three as one text of which the least wins.
+   With `rates_at` (a time column), rows whose exchange rate has changed come again. #}
+{% macro staged(table, rates_at=none) -%}
+    {%- set entity = contract(table) -%}
+    {%- set staging = source('staging', table) -%}
+    select fresh.*
+    from (
+        select versions.*, row_number() over (partition by record_id order by _version) as _rank
+        from (
+            select
+                rows.*,
+                {{ record_id(entity.key) }} as record_id,
+                concat(
+                    {{ sortable(entity.updated_at, descending=true) }}, {{ sortable(entity.event_time) }},
+                    _payload_hash, _source_uri, '#', lpad(cast(_source_row as string), 12, '0')
+                ) as _version
+            from {{ staging }} as rows
+            where {{ is_new('rows') }}
+            {%- if rates_at and is_incremental() %}
+                or exists (
+                    select 1 from {{ ref('cleaned_external_fx_rates') }} as rates
+                    where rates._seq > {{ cursor() }}
+                        and rates.currency = upper(trim(rows.currency))
+                        and cast(rows.{{ rates_at }} as date) >= rates.valid_from
+                        and cast(rows.{{ rates_at }} as date) < rates.valid_to
+                )
+            {%- endif %}
+        ) as versions
+    ) as fresh
+    {%- if is_incremental() %}
+    left join {{ this }} as kept on kept.record_id = fresh.record_id
+    {%- endif %}
+    where fresh._rank = 1
+    {%- if is_incremental() %}
+        and (kept.record_id is null or fresh._version <= kept._version)
+    {%- endif %}
+{%- endmacro %}
+
+{# Columns that every cleaned table opens with; the source row is named so that evidence can be shown. #}
+{% macro carried(source='staged') -%}
+    {{ source }}.record_id, {{ source }}._version, {{ source }}._batch_id, {{ source }}._source_uri, {{ source }}._source_row,
+    cast({{ source }}._extra as string) as _extra, {{ seq() }}
+{%- endmacro %}
+
+{% macro record_id(key) -%}
+    {%- if key | length == 1 -%}cast({{ key[0] }} as string)
+    {%- else -%}concat_ws('|'{% for column in key %}, coalesce(cast({{ column }} as string), ''){% endfor %})
+    {%- endif -%}
+{%- endmacro %}
+
+{# A time as text of fixed width that sorts like it; without a value last. Microseconds, shifted to stay positive. #}
+{% macro sortable(column, descending=false) -%}
+    {%- if not column -%}''
+    {%- elif descending -%}
+        coalesce(lpad(cast(300000000000000000 - {{ epoch_micros(column) }} as string), 18, '0'), '~')
+    {%- else -%}
+        coalesce(lpad(cast(100000000000000000 + {{ epoch_micros(column) }} as string), 18, '0'), '~')
+    {%- endif -%}
+{%- endmacro %}
+
+{# When a record of a cleaned model became true, or with `latest` when its present version did. #}
+{% macro time_of(entity, latest=false) -%}
+    {%- if entity.kind == 'event' -%}occurred_at
+    {%- elif latest -%}cast({{ entity.updated_at or entity.event_time or 'null' }} as timestamp)
+    {%- else -%}cast({{ entity.event_time or entity.updated_at or 'null' }} as timestamp)
+    {%- endif -%}
+{%- endmacro %}

@@ -1,0 +1,25 @@
+-- Grain: one order. Fed by orders/orders; read by cleaned.events, identity and the customer's purchases.
+
+with staged as ({{ staged('orders_orders', rates_at='ordered_at') }})
+
+select
+    {{ carried() }},
+    {{ event('orders_orders',
+        event_name="case when lower(trim(status)) in ('cancelled', 'canceled', 'voided') then 'order_cancelled'
+            else 'order_placed' end",
+        occurred_at='ordered_at', amount_base=in_base_currency('amount', currency('staged.currency'))) }},
+    order_id,
+    ordered_at,
+    lower(trim(status)) as status,
+    user_id,
+    {{ contact('email', 'email') }},
+    {{ contact('phone', 'phone') }},
+    amount,
+    {{ currency('staged.currency') }} as currency,
+    discount,
+    trim(coupon) as coupon,
+    trim(shipping_city) as shipping_city,
+    {{ country('shipping_country') }} as shipping_country,
+    shipping_country as shipping_country_given
+from staged
+{{ join_rates('staged', 'currency', 'ordered_at') }}

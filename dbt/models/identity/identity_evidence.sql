@@ -1,0 +1,62 @@
+-- Grain: one link that one record makes between two identifiers: each of its identifiers to its most trusted one. A link
+-- that an earlier version of the record made stays with is_current = false. Fed by sightings; read by edges and explain.
+{{ config(unique_key='evidence_id') }}
+
+with touched as (
+    select distinct source_table, record_id from {{ ref('identity_sightings') }} where {{ is_new() }}
+),
+
+usable as (
+    select
+        sightings.*,
+        row_number() over (
+            partition by sightings.source_table, sightings.record_id
+            order by sightings.priority, sightings.identifier_type, sightings.identifier_value
+        ) as trust_rank
+    from {{ ref('identity_sightings') }} as sightings
+    inner join touched
+        on touched.source_table = sightings.source_table and touched.record_id = sightings.record_id
+    where sightings.is_usable and sightings.is_current
+),
+
+links as (
+    select
+        md5(concat_ws('|', other.source_table, other.record_id,
+            anchor.identifier_type, anchor.identifier_value, other.identifier_type, other.identifier_value)) as evidence_id,
+        other.channel,
+        other.source_table,
+        other.record_id,
+        anchor.identifier_type as left_type,
+        anchor.identifier_value as left_value,
+        other.identifier_type as right_type,
+        other.identifier_value as right_value,
+        'seen_together' as rule,
+        coalesce(other.seen_at, anchor.seen_at) as seen_at,
+        true as is_current
+    from usable as other
+    inner join usable as anchor
+        on anchor.source_table = other.source_table and anchor.record_id = other.record_id and anchor.trust_rank = 1
+    where other.trust_rank > 1
+),
+
+{% if is_incremental() -%}
+taken_back as (
+    select
+        kept.evidence_id, kept.channel, kept.source_table, kept.record_id, kept.left_type, kept.left_value,
+        kept.right_type, kept.right_value, kept.rule, kept.seen_at, false as is_current
+    from {{ this }} as kept
+    inner join touched on touched.source_table = kept.source_table and touched.record_id = kept.record_id
+    left join links on links.evidence_id = kept.evidence_id
+    where kept.is_current and links.evidence_id is null
+),
+{%- endif %}
+
+final as (
+    select * from links
+    {% if is_incremental() -%}
+    union all
+    select * from taken_back
+    {%- endif %}
+)
+
+select *, {{ seq() }} from final

@@ -1,0 +1,56 @@
+-- Grain: one record that carries identifiers, with the one it is attributed by (its most trusted usable one) and the
+-- customer that one belongs to; where none is usable, the customer is null. Fed by sightings and assignments; read by
+-- unified and quality.
+{{ config(unique_key='record_key') }}
+
+with touched as (
+    select distinct source_table, record_id from {{ ref('identity_sightings') }} where {{ is_new() }}
+    {% if is_incremental() -%}
+    union
+    select kept.source_table, kept.record_id
+    from {{ this }} as kept
+    inner join (
+        select identifier_type, identifier_value from {{ ref('identity_changes') }} where {{ is_new() }}
+    ) as moved
+        on moved.identifier_type = kept.identifier_type and moved.identifier_value = kept.identifier_value
+    {%- endif %}
+),
+
+ranked as (
+    select
+        sightings.*,
+        row_number() over (
+            partition by sightings.source_table, sightings.record_id
+            order by sightings.is_usable desc, sightings.priority, sightings.identifier_type, sightings.identifier_value
+        ) as trust_rank
+    from {{ ref('identity_sightings') }} as sightings
+    inner join touched
+        on touched.source_table = sightings.source_table and touched.record_id = sightings.record_id
+    where sightings.is_current
+),
+
+final as (
+    select
+        concat(ranked.source_table, ':', ranked.record_id) as record_key,
+        ranked.channel,
+        ranked.source_table,
+        ranked.record_id,
+        ranked.identifier_type,
+        ranked.identifier_value,
+        ranked.is_usable,
+        assignments.customer_id,
+        {{ 'kept.customer_id' if is_incremental() else 'cast(null as string)' }} as previous_customer_id,
+        ranked.seen_at
+    from ranked
+    left join {{ ref('identity_assignments') }} as assignments
+        on assignments.identifier_type = ranked.identifier_type
+        and assignments.identifier_value = ranked.identifier_value
+        and ranked.is_usable
+    {% if is_incremental() -%}
+    left join {{ this }} as kept
+        on kept.source_table = ranked.source_table and kept.record_id = ranked.record_id
+    {%- endif %}
+    where ranked.trust_rank = 1
+)
+
+select *, {{ seq() }} from final

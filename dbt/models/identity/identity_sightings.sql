@@ -1,0 +1,61 @@
+-- Grain: one identifier on one record, also of an earlier version of the record (is_current = false). Fed by the cleaned
+-- models of every entity whose contract names identifiers; read by nodes, evidence and the quality metrics.
+{{ config(unique_key='sighting_id') }}
+
+with changed as (
+    {% for table, entity in var('entities', {}).items() if entity.identifiers %}
+    {%- for column, type in entity.identifiers.items() %}
+    {%- set has_given = entity.columns.get(column) in ('email', 'phone') %}
+    select
+        '{{ entity.channel }}' as channel,
+        '{{ table }}' as source_table,
+        record_id,
+        '{{ type }}' as identifier_type,
+        {{ identifier_priority(type) }} as priority,
+        {{ 'coalesce(' ~ column ~ ', ' ~ column ~ '_given)' if has_given else column }} as identifier_value,
+        {{ 'coalesce(is_' ~ column ~ '_valid, false)' if has_given else 'true' }} as is_valid,
+        {{ time_of(entity) }} as seen_at
+    from {{ ref('cleaned_' ~ table) }}
+    where {{ is_new() }}
+    {{ 'union all' if not loop.last }}
+    {%- endfor %}
+    {{ 'union all' if not loop.last }}
+    {%- endfor %}
+),
+
+seen as (
+    select
+        md5(concat_ws('|', source_table, record_id, identifier_type, identifier_value)) as sighting_id,
+        channel, source_table, record_id, identifier_type, priority, identifier_value,
+        max(is_valid) as is_valid,
+        max(is_valid) and not {{ is_blocked('identifier_value') }} as is_usable,
+        min(seen_at) as seen_at,
+        true as is_current
+    from changed
+    where identifier_value is not null
+    group by channel, source_table, record_id, identifier_type, priority, identifier_value
+),
+
+{% if is_incremental() -%}
+-- A record that no longer carries an identifier takes its sighting back.
+taken_back as (
+    select
+        kept.sighting_id, kept.channel, kept.source_table, kept.record_id, kept.identifier_type, kept.priority,
+        kept.identifier_value, kept.is_valid, kept.is_usable, kept.seen_at, false as is_current
+    from {{ this }} as kept
+    inner join (select distinct source_table, record_id from changed) as records
+        on records.source_table = kept.source_table and records.record_id = kept.record_id
+    left join seen on seen.sighting_id = kept.sighting_id
+    where kept.is_current and seen.sighting_id is null
+),
+{%- endif %}
+
+final as (
+    select * from seen
+    {% if is_incremental() -%}
+    union all
+    select * from taken_back
+    {%- endif %}
+)
+
+select *, {{ seq() }} from final

@@ -1,0 +1,89 @@
+-- Grain: one metric of one refresh, by channel and identifier type ('*': all). Fed by the ledger, sightings and records;
+-- checked before anything unified is built. Definitions: docs/quality.md.
+{{ config(unique_key='metric_key', incremental_strategy='delete+insert') }}
+
+-- Records of one channel that name the same person by the same identifier count once: a page view does not match the page
+-- view before it.
+with named as (
+    select distinct channel, identifier_type, identifier_value, customer_id from {{ ref('identity_records') }}
+),
+
+reach as (
+    select customer_id, count(distinct channel) as channels
+    from named
+    where customer_id is not null
+    group by customer_id
+),
+
+attached as (
+    select
+        coalesce(named.channel, '*') as channel,
+        coalesce(named.identifier_type, '*') as identifier_type,
+        count(*) as records,
+        count(named.customer_id) as integrated,
+        count(case when reach.channels > 1 then 1 end) as matched
+    from named
+    left join reach on reach.customer_id = named.customer_id
+    group by grouping sets ((named.channel, named.identifier_type), (named.channel), ())
+),
+
+-- With a single channel that names people there is nothing to match with.
+channels as (select count(distinct channel) as channels from named),
+
+valid as (
+    select
+        coalesce(channel, '*') as channel, identifier_type, count(*) as sightings,
+        count(case when is_valid then 1 end) as valid, count(case when is_usable then 1 end) as usable
+    from {{ ref('identity_sightings') }}
+    where is_current
+    group by grouping sets ((channel, identifier_type), (identifier_type))
+),
+
+loads as (
+    select
+        coalesce(channel, '*') as channel,
+        sum(rows_read) as read,
+        sum(case when status = 'loaded' then rows_rejected else 0 end) as rejected,
+        sum(rows_duplicate) as duplicate,
+        max_by(batch_id, seq) as batch_id
+    from {{ source('staging', '_loads') }}
+    group by grouping sets ((channel), ())
+),
+
+clusters as (
+    select count(*) as customers, max(identifiers) as largest, sum(identifiers) as identifiers
+    from (select customer_id, count(*) as identifiers from {{ ref('identity_assignments') }} group by customer_id) as sizes
+),
+
+measured as (
+    select 'integration_rate' as metric, channel, identifier_type, integrated as numerator, records as denominator
+    from attached
+    union all
+    select 'match_rate', channel, identifier_type, matched, records
+    from attached
+    where (select channels from channels) > 1
+    union all
+    select 'validity', channel, identifier_type, valid, sightings from valid
+    union all
+    select 'usability', channel, identifier_type, usable, sightings from valid
+    union all
+    select 'reject_rate', channel, '*', rejected, read from loads
+    union all
+    select 'duplicate_rate', channel, '*', duplicate, read from loads
+    union all
+    select 'largest_customer_share', '*', '*', largest, identifiers from clusters
+)
+
+select
+    concat_ws('|', '{{ var("refresh", 0) }}', measured.metric, measured.channel, measured.identifier_type) as metric_key,
+    cast({{ var('refresh', 0) }} as bigint) as refresh,
+    measured.metric,
+    measured.channel,
+    measured.identifier_type,
+    cast(measured.numerator as double) / nullif(measured.denominator, 0) as value,
+    cast(measured.numerator as bigint) as numerator,
+    cast(measured.denominator as bigint) as denominator,
+    {{ as_of() }} as measured_at,
+    loads.batch_id
+from measured
+left join loads on loads.channel = measured.channel
