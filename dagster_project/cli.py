@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -23,7 +24,8 @@ from dagster_project.lib.home import PROJECT_ROOT, Home
 from dagster_project.lib.settings import Settings
 
 # Progress and problems go to the error stream, so that answers and --json stay clean.
-problems_console, answer_console = Console(stderr=True), Console()
+problems_console = Console(stderr=True)
+answer_console = Console(width=None if sys.stdout.isatty() else 140)
 
 
 class _Command(click.Command):
@@ -195,6 +197,25 @@ def status(home: Home, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("suite")
+@click.option("--reason", required=True, help="Why the change is right; kept with your name.")
+@click.option("--by", default=lambda: os.environ.get("USER", "unknown"), show_default="$USER", help="Who approves.")
+@click.pass_obj
+def approve(home: Home, suite: str, reason: str, by: str) -> None:
+    """Take a failed suite's present numbers for the new usual; the next refresh is judged by them.
+
+    Example: onefold approve identity --reason "the new app brings visitors that nobody knows yet"
+    """
+    from dagster_project.lib.quality import suites
+    from dagster_project.lib.state import State
+
+    if suite not in (names := [known.name for known in suites()]):
+        raise OnefoldError(f"there is no suite '{suite}'; there are {', '.join(names)}")
+    number = State(home).approve(suite, by, reason)
+    answer_console.print(f"{suite}: the usual begins anew with refresh {number}; run `onefold refresh`")
+
+
+@main.command()
 @click.argument("who")
 @as_json_option
 @click.pass_obj
@@ -230,7 +251,7 @@ def rejected_list(home: Home, channel: str | None, limit: int, as_json: bool) ->
     if as_json:
         click.echo(_json(rows))
     else:
-        shown = [{k: row[k] for k in ("source_uri", "source_row", "reason", "payload")} for row in rows]
+        shown = [{"file": r["source_uri"], "row": r["source_row"], "reason": r["reason"], "payload": (r["payload"] or "")[:120]} for r in rows]
         answer_console.print(_table("Quarantine", shown))
 
 
@@ -388,9 +409,10 @@ def _print(as_json: bool, content: Any, text: str) -> None:
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
-    for name in rows[0] if rows else ["nothing yet"]:
-        table.add_column(name.replace("_", " "), overflow="fold")
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for name, example in (rows[0] if rows else {"nothing yet": ""}).items():
+        numeric = isinstance(example, int | float) and not isinstance(example, bool)
+        table.add_column(name.replace("_", " "), overflow="fold", justify="right" if numeric else "left")
     for row in rows:
         table.add_row(*(_text(value) for value in row.values()))
     return table

@@ -30,15 +30,15 @@ def ledger(home: Home) -> Rows:
             """
             select channel, count(*) filter (status = 'loaded') as files, count(*) filter (status = 'refused') as refused_files,
                 sum(rows_read)::bigint as read, sum(rows_accepted)::bigint as accepted, sum(rows_rejected)::bigint as rejected,
-                sum(rows_duplicate)::bigint as duplicate, max(loaded_at) as last_load
+                sum(rows_duplicate)::bigint as duplicate, strftime(max(loaded_at), '%Y-%m-%d %H:%M') as last_load
             from staging._loads group by channel order by channel
             """,
         )
 
 
 def quality(home: Home) -> Rows:
-    """The rates of the last refresh over all channels and identifiers, and the verdicts of its suites."""
-    rates = _served(
+    """The rates of the last refresh over all channels and identifiers."""
+    return _served(
         home,
         """
         select metric, value, numerator, denominator from quality.metrics
@@ -47,25 +47,20 @@ def quality(home: Home) -> Rows:
         order by metric
         """,
     )
-    return rates
 
 
 def customers(home: Home) -> Rows:
-    """Customers, how many are known, and against a simulation's truth how many people there are."""
-    rows = _served(
+    """Customers that were found; against a simulation's truth, how many people they are and how well records are paired."""
+    found = _served(
         home,
-        """
-        select 'known customers' as measure, count(*) filter (is_known)::double as value from unified.customers
-        union all select 'anonymous customers', count(*) filter (not is_known) from unified.customers
-        """,
-    )
-    if simulated(home):
-        rows += _against_truth(home)
-    return rows
+        "select count(*) filter (is_known) as known_customers, count(*) filter (not is_known) as anonymous_customers "
+        "from unified.customers",
+    )[0]
+    return [found | (_against_truth(home) if simulated(home) else {})]
 
 
-def _against_truth(home: Home) -> Rows:
-    """People in the truth whose records were attached to anybody, and pairwise precision and recall of their records."""
+def _against_truth(home: Home) -> dict[str, Any]:
+    """People whose records are with known customers, and pairwise precision and recall of attached records."""
     with home.connect("summary") as connection:
         return _rows(
             connection,
@@ -81,16 +76,15 @@ def _against_truth(home: Home) -> Rows:
             ),
             pairs as (
                 select
-                    (select sum(records * (records - 1) / 2) from attached) as both,
+                    (select sum(records * (records - 1) / 2) from attached) as agreed,
                     (select sum(n * (n - 1) / 2) from (select sum(records) as n from attached group by customer_id)) as found,
                     (select sum(n * (n - 1) / 2) from (select sum(records) as n from attached group by person_id)) as true_pairs
             )
-            select 'people among the known customers (truth)' as measure, count(distinct person_id) filter (is_known)::double as value
-            from attached
-            union all select 'pairwise precision of records', both / found from pairs
-            union all select 'pairwise recall of records', both / true_pairs from pairs
+            select (select count(distinct person_id) from attached where is_known) as true_people,
+                agreed / found as pairwise_precision, agreed / true_pairs as pairwise_recall
+            from pairs
             """,
-        )
+        )[0]
 
 
 def tags(home: Home) -> Rows:

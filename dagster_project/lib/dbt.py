@@ -1,12 +1,12 @@
 """dbt in this process: a new process costs seconds for each step, a warm one tenths."""
 
+import hashlib
 import json
 import logging
 import os
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +47,24 @@ def project_variables(home: Home) -> dict[str, Any]:
 
 
 def parse(home: Home) -> Any:
-    """dbt's manifest of the project as it is on disk; also written to the home's `dbt/manifest.json`.
+    """dbt's manifest of the project as it is on disk, parsed once a process for each state of the files.
 
-    Parsed once a process for each state of the files.
+    Also written to the home's `dbt/manifest.json`, where Dagster reads it.
 
     Raises:
         OnefoldError: with dbt's own message.
     """
     variables = json.dumps(project_variables(home), sort_keys=True)
-    return _parse(home, variables, _fingerprint())
+    parsed = _parse(variables, _fingerprint(), home)
+    written = target(home) / "manifest.json"
+    mark = target(home) / f".{hashlib.sha256((variables + _fingerprint()).encode()).hexdigest()[:16]}"
+    if not (written.exists() and mark.exists()):
+        target(home).mkdir(parents=True, exist_ok=True)
+        for old in target(home).glob(".????????????????"):
+            old.unlink()
+        parsed.write(str(written))
+        mark.touch()
+    return parsed
 
 
 def run(
@@ -88,6 +97,7 @@ def run(
             prepare_warehouse(connection, load_channels(home))
             seq = next_sequence(connection)
         moment = (as_of or datetime.now(UTC)).replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
+        os.environ["ONEFOLD_HOME"] = str(home.path)  # read by profiles.yml
         given = {**project_variables(home), "seq": seq, "as_of": moment, **(variables or {})}
         callbacks = [on_event] if on_event else []
         try:
@@ -109,24 +119,28 @@ def _fingerprint() -> str:
     files = [PROJECT / "dbt_project.yml", PROJECT / "profiles.yml"]
     for folder in ("models", "macros", "seeds", "tests"):
         files += sorted(p for p in (PROJECT / folder).glob("**/*") if p.is_file())
-    return str(hash(tuple((str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in files)))
+    return ";".join(f"{f}:{f.stat().st_mtime_ns}:{f.stat().st_size}" for f in files)
 
 
 def _folders(home: Home) -> list[str]:
     return ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT), "--target-path", str(target(home))]
 
 
-@cache
-def _parse(home: Home, variables: str, fingerprint: str) -> Any:
+_parsed: dict[tuple[str, str], Any] = {}
+
+
+def _parse(variables: str, fingerprint: str, home: Home) -> Any:
     from dbt.adapters.duckdb.connections import DuckDBConnectionManager
     from dbt.cli.main import dbtRunner
 
-    os.environ["ONEFOLD_HOME"] = str(home.path)  # read by profiles.yml
-    result = dbtRunner().invoke([*_QUIET, "parse", *_folders(home), "--vars", variables])
-    DuckDBConnectionManager.close_all_connections()
-    if not result.success:
-        raise OnefoldError(f"the dbt project does not parse: {result.exception}")
-    return result.result
+    if (variables, fingerprint) not in _parsed:
+        os.environ["ONEFOLD_HOME"] = str(home.path)  # read by profiles.yml
+        result = dbtRunner().invoke([*_QUIET, "parse", *_folders(home), "--vars", variables])
+        DuckDBConnectionManager.close_all_connections()
+        if not result.success:
+            raise OnefoldError(f"the dbt project does not parse: {result.exception}")
+        _parsed[variables, fingerprint] = result.result
+    return _parsed[variables, fingerprint]
 
 
 def target(home: Home) -> Path:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from dagster_project.lib.contracts import ChannelContract, Source
 from dagster_project.lib.errors import OnefoldError
@@ -63,8 +62,8 @@ def landed_files(
     if source.location is None:
         for other in channel.entities[entity].sources:
             if other.location and "://" not in other.location:
-                claimed = {f.uri for f in _local_files(home, other.location, 0)}
-                found = [f for f in found if f.uri not in claimed]
+                claimed = {f.path for f in _local_files(home, other.location, 0)}
+                found = [f for f in found if f.path not in claimed]
     return found
 
 
@@ -85,7 +84,7 @@ def _local_files(home: Home, pattern: str, settle_seconds: float) -> list[Landed
     settled_before = time.time() - settle_seconds
     files = []
     for path in sorted(root.glob(relative)):
-        if path.name.startswith((".", "_")) or path.name.endswith(_UNFINISHED) or not path.is_file():
+        if _is_unfinished(str(path.relative_to(root)), relative) or not path.is_file():
             continue
         stat = path.stat()
         if settle_seconds and stat.st_mtime > settled_before:
@@ -95,10 +94,18 @@ def _local_files(home: Home, pattern: str, settle_seconds: float) -> list[Landed
     return files
 
 
+def _is_unfinished(path: str, pattern: str) -> bool:
+    """Whether a file, or a folder it is in, has a name of work in progress, such as Spark's _temporary; names that the
+    pattern spells out are meant."""
+    spelled = pattern.split("/")
+    return path.endswith(_UNFINISHED) or any(
+        name.startswith((".", "_")) for name in path.split("/") if name not in spelled
+    )
+
+
 def _remote_files(location: str) -> list[LandedFile]:
     import fsspec
 
-    scheme = urlsplit(location).scheme
     try:
         system, pattern = fsspec.core.url_to_fs(location)
         found = system.glob(pattern, detail=True)
@@ -106,10 +113,8 @@ def _remote_files(location: str) -> list[LandedFile]:
         raise OnefoldError(f"{location}: cannot be listed: {error}; check the address and the credentials") from error
     files = []
     for name, info in sorted(found.items()):
-        base = name.rsplit("/", 1)[-1]
-        if info["type"] != "file" or base.startswith((".", "_")) or base.endswith(_UNFINISHED):
+        if info["type"] != "file" or _is_unfinished(name, pattern):
             continue
         version = info.get("ETag") or info.get("mtime") or info.get("LastModified") or info.get("created") or ""
-        files.append(LandedFile(f"{scheme}://{name.lstrip('/')}" if scheme != "file" else f"file://{name}",
-                                info["size"], str(version), None))
+        files.append(LandedFile(system.unstrip_protocol(name), info["size"] or 0, str(version), None))
     return files

@@ -173,12 +173,14 @@ class _Batch:
                 ).fetchone()
                 if before and (before[0] == "loaded" or before[1] == self.entity.fingerprint):
                     load.known_files += 1
-                    return
-                try:
-                    self._stage(connection, path, batch_id, content, load)
-                except OnefoldError as error:
-                    self._refuse(connection, batch_id, content, str(error), load)
-                State(self.home).advance("loaded", connection.execute("select value from staging._sequence").fetchone()[0])
+                else:
+                    try:
+                        self._stage(connection, path, batch_id, content, load)
+                    except OnefoldError as error:
+                        self._refuse(connection, batch_id, content, str(error), load)
+                # Told also of a known file: a run that was killed after its commit had no time to.
+                seq = connection.execute("select value from staging._sequence").fetchone()[0]
+                State(self.home).advance("loaded", seq)
 
     def _stage(self, connection, path: Path, batch_id: str, content: str, load: EntityLoad) -> None:
         raw = reading.read_file(connection, path, self.source)
@@ -187,7 +189,7 @@ class _Batch:
         counts = dict(connection.execute("select _verdict, count(*) from typed group by 1").fetchall())
         records = sum(counts.values())
         in_filter = raw.records
-        if self.source.filter:
+        if self.source.filter and raw.columns:
             in_filter = connection.execute(f"select count(*) from raw where {self.source.filter}").fetchone()[0]
         accepted, rejected, duplicate = (counts.get(v, 0) for v in ("accepted", "rejected", "duplicate"))
         with transaction(connection):

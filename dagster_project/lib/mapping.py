@@ -23,6 +23,9 @@ def mapped_sql(entity: Entity, source: Source, present: tuple[str, ...]) -> tupl
     Raises:
         OnefoldError: a required column cannot be filled from this file.
     """
+    if not present:  # JSON lines without a single record: there is no column to miss
+        columns = ", ".join(f"cast(null as varchar) as {name}" for name in entity.columns)
+        return f"select _row, {columns}, cast(null as json) as _extra from raw where false", []
     by_name = {name.strip().lower(): name for name in present}
     used: set[str] = set()
     fields = []
@@ -118,7 +121,9 @@ def _timestamp(value: str, zone: str, time_format: str | None) -> str:
     if not time_format:
         local = f"coalesce(try_cast({value} as timestamp), try_strptime({value}, [{formats}]))"
     epoch = f"try_cast({value} as double)"
+    # DuckDB's own words for times (infinity, epoch) are nobody's data.
     return f"""case
+        when regexp_full_match({value}, '[A-Za-z+-]+') then null
         when regexp_full_match({value}, '\\d{{9,10}}(\\.\\d+)?') then make_timestamp(cast({epoch} * 1000000 as bigint))
         when regexp_full_match({value}, '\\d{{12,13}}') then make_timestamp(cast({value} as bigint) * 1000)
         when regexp_full_match({value}, '\\d{{15,16}}') then make_timestamp(cast({value} as bigint))

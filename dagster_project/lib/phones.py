@@ -40,7 +40,7 @@ def learn_phones(connection: duckdb.DuckDBPyConnection, relation: str, columns: 
         f"""
         select s.given from ({spellings}) as s
         anti join (select given from staging._phones where region = ?) as known using (given)
-        where regexp_full_match(s.given, '[+0-9 ()./-]{{6,40}}') and not regexp_full_match(s.given, '{common}')
+        where regexp_full_match(s.given, '[^\\p{{L}}@]{{6,40}}') and not regexp_full_match(s.given, '{common}')
         """,
         [region],
     ).fetchall()

@@ -78,10 +78,21 @@ def suites() -> list[Suite]:
     return found
 
 
-def judge(connection: duckdb.DuckDBPyConnection, suite: Suite, refresh: int) -> Verdict:
-    """Run a suite on one refresh's numbers and record the result in `quality.results`."""
+def judge(connection: duckdb.DuckDBPyConnection, suite: Suite, refresh: int, since: int = 0) -> Verdict:
+    """Run a suite on one refresh's numbers and record the result in `quality.results`.
+
+    Args:
+        since: the refresh with which the suite's history begins, as somebody approved the change then.
+
+    Raises:
+        OnefoldError: the refresh has computed no metrics, so that there is nothing to judge.
+    """
     prepare_results(connection)
-    cursor = connection.execute(suite.query, {"refresh": refresh} if "$refresh" in suite.query else None)
+    measured = connection.execute("select count(*) from quality.record_metrics where refresh = ?", [refresh]).fetchone()[0]
+    if not measured:
+        raise OnefoldError(f"refresh {refresh} has no metrics to judge; run the whole job: onefold refresh")
+    values = {name: value for name, value in {"refresh": refresh, "since": since}.items() if f"${name}" in suite.query}
+    cursor = connection.execute(suite.query, values or None)
     frame = cursor.df()
     results = _validate(suite, frame)
     success = all(result["success"] for result in results)

@@ -1,5 +1,7 @@
 """Turning one file into the temporary table `raw`: a row for each record, each column as the file has it."""
 
+import csv
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import quoted
 
 FORMATS = {"csv": "csv", "tsv": "tsv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet"}
+_NESTED = re.compile(r"^(STRUCT|MAP|UNION)\b|\]$")
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
 
@@ -45,10 +48,10 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def json_columns(names: list[str], json: str) -> str:
-    """Select-list that takes top-level fields out of a JSON object; nested values stay JSON text."""
-    path = {n: "$." + '"' + n.replace("\\", "\\\\").replace('"', '\\"') + '"' for n in names}
-    return ", ".join(f"json_extract_string({json}, '{quoted(path[n])}') as {identifier(n)}" for n in names)
+def json_field(name: str, json: str) -> str:
+    """SQL that takes one top-level field out of a JSON object; a nested value stays JSON text."""
+    pointer = "/" + name.replace("~", "~0").replace("/", "~1")
+    return f"json_extract_string({json}, '{quoted(pointer)}')"
 
 
 def _format_of(path: Path, source: Source) -> tuple[str, str]:
@@ -68,14 +71,17 @@ def _read_delimited(connection, path: Path, source: Source, file_format: str, co
     if path.stat().st_size == 0:
         raise OnefoldError("is empty, without even a header; remove it or export it again")
     delimiter = source.delimiter or ("\t" if file_format == "tsv" else ",")
+    # The header is read here and not left to DuckDB's sniffer: that one refuses a whole file for one stray quote.
+    names = _header(connection, path, delimiter, compression)
+    columns = ", ".join(f"'{quoted(name)}': 'varchar'" for name in names)
     connection.execute("drop table if exists csv_errors; drop table if exists csv_scans")
     connection.execute(
         f"""
         create or replace temp table raw as
         select row_number() over () as _row, * from read_csv(
-            '{quoted(path)}', delim = '{quoted(delimiter)}', quote = '"', escape = '"', header = true, all_varchar = true,
-            compression = '{compression}', store_rejects = true, rejects_table = 'csv_errors',
-            rejects_scan = 'csv_scans')
+            '{quoted(path)}', columns = {{{columns}}}, auto_detect = false, header = true,
+            delim = '{quoted(delimiter)}', quote = '"', escape = '"', compression = '{compression}',
+            store_rejects = true, rejects_table = 'csv_errors', rejects_scan = 'csv_scans')
         """
     )
     connection.execute(
@@ -84,8 +90,30 @@ def _read_delimited(connection, path: Path, source: Source, file_format: str, co
         select line, arg_min(error_message, column_idx), any_value(csv_line) from csv_errors group by line
         """
     )
-    described = connection.execute("select column_name from (describe raw)").fetchall()
-    return [name for (name,) in described if name != "_row"]
+    return names
+
+
+def _header(connection, path: Path, delimiter: str, compression: str) -> list[str]:
+    """The names in a delimited file's first record, made unique without regard to case, as SQL compares them."""
+    lines = connection.execute(f"select text from {_lines(path, compression)} limit 100").fetchall()
+    names: list[str] = []
+    header = next(csv.reader((f"{line or ''}\n" for (line,) in lines), delimiter=delimiter), [])
+    for position, name in enumerate(header):
+        unique, taken = name.strip() or f"column{position}", {n.lower() for n in [*names, "_row"]}
+        while unique.lower() in taken:
+            unique += "_1"
+        names.append(unique)
+    if not names:
+        raise OnefoldError("has no readable header; export it again, in UTF-8")
+    return names
+
+
+def _lines(path: Path, compression: str) -> str:
+    """Relation of a file's lines as they are, one column `text`; what is not UTF-8 goes to the table csv_errors."""
+    return f"""read_csv(
+        '{quoted(path)}', columns = {{'text': 'varchar'}}, header = false, delim = chr(1), quote = '', escape = '',
+        auto_detect = false, strict_mode = false, compression = '{compression}', max_line_size = 20000000,
+        store_rejects = true, rejects_table = 'csv_errors', rejects_scan = 'csv_scans')"""
 
 
 def _read_json_lines(connection, path: Path, source: Source, file_format: str, compression: str) -> list[str]:
@@ -94,40 +122,63 @@ def _read_json_lines(connection, path: Path, source: Source, file_format: str, c
     connection.execute(f"create or replace temp table objects as select row_number() over () as _row, json from {reader}")
     broken = "json is null or json_type(json) <> 'OBJECT'"
     if connection.execute(f"select count(*) from objects where {broken}").fetchone()[0]:
-        # The JSON reader drops the text of what it cannot parse; the line reader still has it.
-        connection.execute(
-            f"""
-            insert into malformed
-            select line, 'not a JSON object', text from (
-                select row_number() over () as line, text
-                from read_csv('{quoted(path)}', columns = {{'text': 'varchar'}}, header = false, delim = chr(1),
-                              quote = '', escape = '', auto_detect = false, strict_mode = false,
-                              compression = '{compression}', max_line_size = 20000000)
-            ) where trim(text) <> '' and (not json_valid(text) or json_type(text) <> 'OBJECT')
-            """
-        )
-        connection.execute(f"delete from objects where {broken}")
+        _read_json_line_by_line(connection, path, compression)
     names = connection.execute("select distinct unnest(json_keys(json)) as name from objects order by name").fetchall()
     return raw_from_objects(connection, [name for (name,) in names])
 
 
-def raw_from_objects(connection: duckdb.DuckDBPyConnection, names: list[str]) -> list[str]:
-    """Make `raw` of the temporary table `objects` (_row, json)."""
-    fields = f", {json_columns(names, 'json')}" if names else ""
-    connection.execute(f"create or replace temp table raw as select _row{fields} from objects order by _row")
-    return names
-
-
-def _read_parquet(connection, path: Path, source: Source, file_format: str, compression: str) -> list[str]:
+def _read_json_line_by_line(connection, path: Path, compression: str) -> None:
+    """Fill `objects` and `malformed`; for the files with lines that the JSON reader drops, as it cannot parse them."""
+    connection.execute("drop table if exists csv_errors; drop table if exists csv_scans")
     connection.execute(
         f"""
-        create or replace temp table raw as
-        select file_row_number + 1 as _row, * exclude (file_row_number)
-        from read_parquet('{quoted(path)}', file_row_number = true)
+        create or replace temp table lines as
+        select line, text, case when json_valid(text) then json_type(text) = 'OBJECT' else false end as is_object
+        from (select row_number() over () as line, text from {_lines(path, compression)})
+        where trim(text) <> '';
+        create or replace temp table objects as
+        select row_number() over (order by line) as _row, cast(text as json) as json from lines where is_object;
+        insert into malformed
+        select line, 'not a JSON object', text from lines where not is_object
+        union all
+        select line, any_value(error_message), any_value(csv_line) from csv_errors group by line
         """
+    )
+
+
+def raw_from_objects(connection: duckdb.DuckDBPyConnection, names: list[str]) -> list[str]:
+    """Make `raw` of the temporary table `objects` (_row, json).
+
+    Keys that differ only in case are one column, as SQL does not tell them apart; an object's first of them counts.
+    """
+    spellings: dict[str, list[str]] = {}
+    for name in names:
+        spellings.setdefault(name.lower(), []).append(name)
+    fields = ", ".join(
+        f"coalesce({', '.join(json_field(name, 'json') for name in same)}) as {identifier(same[0] or 'unnamed')}"
+        for same in spellings.values()
+    )
+    connection.execute(
+        f"create or replace temp table raw as select _row{', ' if fields else ''}{fields} from objects order by _row"
     )
     described = connection.execute("select column_name from (describe raw)").fetchall()
     return [name for (name,) in described if name != "_row"]
+
+
+def _read_parquet(connection, path: Path, source: Source, file_format: str, compression: str) -> list[str]:
+    if compression != "none":
+        raise OnefoldError("is Parquet packed once more; Parquet compresses inside: land it without .gz or .zst")
+    reader = f"read_parquet('{quoted(path)}', file_row_number = true)"
+    described = connection.execute(f"describe select * exclude (file_row_number) from {reader}").fetchall()
+    # Nested values become JSON text, as those of JSON lines are.
+    fields = ", ".join(
+        f"cast(to_json({identifier(name)}) as varchar) as {identifier(name)}" if _NESTED.search(kind) else identifier(name)
+        for name, kind, *_ in described
+    )
+    connection.execute(
+        f"create or replace temp table raw as select file_row_number + 1 as _row, {fields} from {reader}"
+    )
+    return [name for name, *_ in described]
 
 
 def _count(connection, table: str) -> int:

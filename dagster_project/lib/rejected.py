@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dagster_project.lib import mapping, reading
 from dagster_project.lib.contracts import ChannelContract, Entity, Source
+from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home, transaction
 from dagster_project.lib.ingest import insert_accepted, next_sequence, prepare_warehouse, type_and_deduplicate
 from dagster_project.lib.settings import Settings
@@ -21,6 +22,7 @@ class Replay:
     table: str
     tried: int
     accepted: int
+    problem: str | None = None  # why none could be tried: the mapping does not fit the rows
 
 
 def list_rejected(home: Home, channel: str | None = None, limit: int = 50) -> list[dict[str, object]]:
@@ -81,8 +83,12 @@ def _replay(
     columns = reading.raw_from_objects(connection, [n for (n,) in names if n != "_row"])
     # A record was mapped already; only its values are judged again.
     rules = source if kind == "row" else Source(name=source.name, time_zone=source.time_zone)
-    mapped, _ = mapping.mapped_sql(entity, rules, tuple(columns))
-    type_and_deduplicate(connection, entity, source, mapped, settings)
+    try:
+        mapped, _ = mapping.mapped_sql(entity, rules, tuple(columns))
+        type_and_deduplicate(connection, entity, source, mapped, settings)
+    except OnefoldError as error:
+        log.warning("%s: nothing replayed: %s", table, error)
+        return Replay(table, tried, 0, str(error))
     connection.execute("update typed set _verdict = 'accepted' where _verdict = 'duplicate'")
     accepted = connection.execute("select count(*) from typed where _verdict = 'accepted'").fetchone()[0]
     if not accepted:

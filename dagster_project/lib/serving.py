@@ -46,8 +46,8 @@ class Version:
 def public_tables(manifest: dict[str, Any]) -> list[PublicTable]:
     """The models and sources whose YAML says `meta: {public: true}`.
 
-    Only columns that the YAML lists are served. A column's `meta.masking` is `private` (left out of the masked file) or
-    names the column whose value stands in for it, such as `identifier_token`.
+    Only columns that the YAML lists are served. A column's `meta.masking` is `private` (left out of the masked file),
+    `internal` (in neither) or names the column whose value stands in for it, such as `identifier_token`.
     """
     tables = []
     for node in [*manifest["nodes"].values(), *manifest["sources"].values()]:
@@ -58,6 +58,7 @@ def public_tables(manifest: dict[str, Any]) -> list[PublicTable]:
             name: {**column.get("meta", {}), **column.get("config", {}).get("meta", {})}.get("masking", "open")
             for name, column in node["columns"].items()
         }
+        masking = {name: rule for name, rule in masking.items() if rule != "internal"}
         masked = [(c, c if rule == "open" else rule) for c, rule in masking.items() if rule != "private"]
         name = node.get("alias") or node.get("identifier")
         tables.append(PublicTable(f"{node['schema']}.{name}", tuple(masking), tuple(masked)))

@@ -18,6 +18,13 @@ create table if not exists landed_files (
     primary key (source, uri)
 );
 create table if not exists progress (name text primary key, value integer not null);
+create table if not exists approvals (  -- a person takes a suite's present numbers for the new usual
+    suite text not null,
+    refresh integer not null,
+    approved_by text not null,
+    reason text not null,
+    approved_at text not null
+);
 create table if not exists refreshes (
     refresh integer primary key autoincrement,
     run_id text not null unique,
@@ -116,6 +123,22 @@ class State:
                 f"{_REFRESH} where finished_at is not null order by refresh desc limit 1"
             ).fetchone()
         return _refresh(row) if row else None
+
+    def approve(self, suite: str, approved_by: str, reason: str) -> int:
+        """Let a suite's history begin anew with the latest refresh; returns its number."""
+        with self._transaction() as connection:
+            number = connection.execute("select coalesce(max(refresh), 0) from refreshes").fetchone()[0]
+            connection.execute(
+                "insert into approvals values (?, ?, ?, ?, ?)",
+                (suite, number, approved_by, reason, datetime.now(UTC).isoformat()),
+            )
+        return number
+
+    def approved_since(self, suite: str) -> int:
+        """The refresh with which a suite's history begins; 0 where nobody approved anything."""
+        with self._transaction() as connection:
+            row = connection.execute("select max(refresh) from approvals where suite = ?", (suite,)).fetchone()
+        return row[0] or 0
 
 
 _REFRESH = "select refresh, as_of, loaded from refreshes"

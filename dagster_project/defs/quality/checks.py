@@ -16,12 +16,13 @@ def _check(suite: quality.Suite) -> dg.AssetChecksDefinition:
     )
     def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         home = Home.from_environment()
-        refresh = State(home).begun_refresh(context.run.run_id)
+        state = State(home)
+        refresh = state.begun_refresh(context.run.run_id)
         if refresh is None:
             raise dg.Failure("there is no refresh to judge yet; run the job refresh first", allow_retries=False)
         try:
             with home.connect(f"check {suite.name}") as connection:
-                verdict = quality.judge(connection, suite, refresh.number)
+                verdict = quality.judge(connection, suite, refresh.number, state.approved_since(suite.name))
         except OnefoldError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         return dg.AssetCheckResult(

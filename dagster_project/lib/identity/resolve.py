@@ -87,13 +87,20 @@ def _affected_nodes(connection, graph: str, solved: int) -> None:
     connection.execute(
         f"""
         create or replace temp table touched as
+        with turned as (
+            select nodes.node_id from identity.nodes as nodes
+            left join identity.assignments as kept using (node_id)
+            where nodes._seq > {solved} and nodes.is_usable <> (kept.node_id is not null)
+        )
         select left_node_id as node_id from ({graph}) where _seq > {solved}
         union
         select right_node_id from ({graph}) where _seq > {solved}
         union
-        select nodes.node_id from identity.nodes as nodes
-        left join identity.assignments as kept using (node_id)
-        where nodes._seq > {solved} and nodes.is_usable <> (kept.node_id is not null)
+        select node_id from turned
+        union  -- an identifier that becomes usable links what older edges tie to it
+        select left_node_id from ({graph}) semi join turned on turned.node_id = right_node_id
+        union
+        select right_node_id from ({graph}) semi join turned on turned.node_id = left_node_id
         """
     )
     connection.execute(

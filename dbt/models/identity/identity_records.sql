@@ -1,6 +1,7 @@
 -- Grain: one record that carries identifiers, with the one it is attributed by (its most trusted usable one) and the
 -- customer that one belongs to; where none is usable, the customer is null. Fed by sightings and assignments; read by
 -- unified and quality.
+-- depends_on: {{ ref('identity_changes') }}
 {{ config(unique_key='record_key') }}
 
 with touched as (

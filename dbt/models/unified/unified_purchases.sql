@@ -26,7 +26,11 @@ final as (
         products.category,
         products.brand,
         items.quantity,
-        cast(items.amount * events.amount_base / nullif(events.amount, 0) as decimal(18, 4)) as amount_base
+        case
+            when events.amount_base = events.amount then cast(items.amount as decimal(18, 4))
+            else cast(cast(items.amount as double) * cast(events.amount_base as double)
+                / nullif(cast(events.amount as double), 0) as decimal(18, 4))
+        end as amount_base
     from items
     inner join {{ ref('unified_customer_events') }} as events on events.event_id = items.event_id
     left join {{ ref('cleaned_catalog_products') }} as products on products.product_id = items.product_id
