@@ -47,8 +47,11 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Print the
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--home", type=click.Path(path_type=Path, file_okay=False),
-              help="Folder that holds all data (default: $ONEFOLD_HOME, else warehouse/).")
+@click.option(
+    "--home",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder that holds all data (default: $ONEFOLD_HOME, else warehouse/).",
+)
 @click.option("--verbose", is_flag=True, help="A line for each thing done.")
 @click.pass_context
 def main(context: click.Context, home: Path | None, verbose: bool) -> None:
@@ -110,7 +113,11 @@ def simulate(home: Home, people: int, days: int, seed: int, until: datetime | No
     Example: onefold --home /tmp/company simulate --people 5000 --seed 3
     """
     counts = _simulate(home, people, days, seed, until.date() if until else datetime.now(UTC).date())
-    _print(as_json, counts, f"{counts['rows']:,} rows of {counts['people']:,} people in {counts['files']} files below {home.landing}")
+    _print(
+        as_json,
+        counts,
+        f"{counts['rows']:,} rows of {counts['people']:,} people in {counts['files']} files below {home.landing}",
+    )
 
 
 @main.command()
@@ -172,7 +179,14 @@ def dev(home: Home, port: int) -> None:
     load_channels(home)
     environment = {**os.environ, "ONEFOLD_HOME": str(home.path), "DAGSTER_HOME": str(home.dagster)}
     problems_console.print(f"Dagster: http://127.0.0.1:{port}   landing: {home.landing}   (Ctrl-C stops)")
-    command = [str(Path(sys.executable).with_name("dagster")), "dev", "-w", str(PROJECT_ROOT / "workspace.yaml"), "-p", str(port)]
+    command = [
+        str(Path(sys.executable).with_name("dagster")),
+        "dev",
+        "-w",
+        str(PROJECT_ROOT / "workspace.yaml"),
+        "-p",
+        str(port),
+    ]
     # A shell script that starts this in the background hands down an ignored SIGINT; Dagster could then not be stopped.
     process = subprocess.Popen(
         command, cwd=PROJECT_ROOT, env=environment, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -251,7 +265,10 @@ def rejected_list(home: Home, channel: str | None, limit: int, as_json: bool) ->
     if as_json:
         click.echo(_json(rows))
     else:
-        shown = [{"file": r["source_uri"], "row": r["source_row"], "reason": r["reason"], "payload": (r["payload"] or "")[:120]} for r in rows]
+        shown = [
+            {"file": r["source_uri"], "row": r["source_row"], "reason": r["reason"], "payload": (r["payload"] or "")[:120]}
+            for r in rows
+        ]
         answer_console.print(_table("Quarantine", shown))
 
 
@@ -262,7 +279,10 @@ def rejected_replay(home: Home, as_json: bool) -> None:
     """Try every quarantined row again under the present contracts and mappings."""
     from dagster_project.lib.rejected import replay
 
-    results = [{"table": r.table, "tried": r.tried, "accepted": r.accepted} for r in replay(home, load_channels(home), Settings.of(home))]
+    results = [
+        {"table": r.table, "tried": r.tried, "accepted": r.accepted}
+        for r in replay(home, load_channels(home), Settings.of(home))
+    ]
     if as_json:
         click.echo(_json(results))
     else:
@@ -337,7 +357,9 @@ def _simulate(home: Home, people: int, days: int, seed: int, until: date) -> dic
             bar.update(task, completed=done)
 
         try:
-            counts = run_simulation(home.landing, answers.truth(home), people=people, days=days, seed=seed, until=until, report=report)
+            counts = run_simulation(
+                home.landing, answers.truth(home), people=people, days=days, seed=seed, until=until, report=report
+            )
         except (ValueError, FileExistsError) as error:
             raise OnefoldError(str(error)) from error
     return {"people": counts.people, "files": counts.files, "rows": counts.rows}
@@ -366,8 +388,9 @@ def _run(home: Home, job: str, tags: dict[str, str] | None = None) -> None:
         raise OnefoldError("\n".join(broken))
 
 
-def _run_quietly(home: Home, job: str, bar: Progress, label: str, channel: ChannelContract | None = None,
-                 tags: dict[str, str] | None = None) -> list[str]:
+def _run_quietly(
+    home: Home, job: str, bar: Progress, label: str, channel: ChannelContract | None = None, tags: dict[str, str] | None = None
+) -> list[str]:
     task = bar.add_task(label, total=None)
 
     def show(what: str, done: int, total: int) -> None:
@@ -383,13 +406,23 @@ def _run_quietly(home: Home, job: str, bar: Progress, label: str, channel: Chann
 
 def _bar() -> Progress:
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        console=problems_console, transient=True,
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=problems_console,
+        transient=True,
     )
 
 
 def _summary_tables(content: dict[str, Any]) -> list[Any]:
-    titles = {"channels": "Rows by channel", "quality": "Quality", "customers": "Customers", "tags": "Tags", "audiences": "Audiences"}
+    titles = {
+        "channels": "Rows by channel",
+        "quality": "Quality",
+        "customers": "Customers",
+        "tags": "Tags",
+        "audiences": "Audiences",
+    }
     tables: list[Any] = [_table(title, content[part]) for part, title in titles.items() if content.get(part)]
     return [*tables, *content.get("next", [])]
 

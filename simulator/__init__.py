@@ -78,9 +78,7 @@ def simulate(
     if people < 1 or days < 1:
         raise ValueError(f"cannot simulate {people} people over {days} days; both must be at least 1")
     if truth.resolve().is_relative_to(landing.resolve()):
-        raise ValueError(
-            f"truth folder {truth} is inside the landing folder {landing}, where the pipeline would read it"
-        )
+        raise ValueError(f"truth folder {truth} is inside the landing folder {landing}, where the pipeline would read it")
     report = report or (lambda step, done, total: None)
     truth.mkdir(parents=True, exist_ok=True)
     end = int(datetime(until.year, until.month, until.day, tzinfo=UTC).timestamp()) * 1000

@@ -98,9 +98,7 @@ class FileWriter:
         plain = path.with_name(f"{path.name}.txt")
         plain.write_text("".join(lines), encoding="utf-8", newline="")
         types = dict(self._export.parquet_types)
-        columns = ", ".join(
-            f"'{column}': '{types.get(column, 'VARCHAR')}'" for column in [*self._columns, *self._extra]
-        )
+        columns = ", ".join(f"'{column}': '{types.get(column, 'VARCHAR')}'" for column in [*self._columns, *self._extra])
         self._database.execute(
             f"copy (select * from read_csv($source, columns = {{{columns}}}, header = true, auto_detect = false)) "
             f"to '{_quoted(path)}' (format parquet)",

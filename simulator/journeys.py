@@ -174,9 +174,7 @@ def _search(steps: Visit) -> None:
     favourite = steps.rng.random() < 0.75
     category = steps.person.tastes[0] if favourite else steps.rng.choice(tuple(CATEGORIES))
     term = steps.rng.choice(CATEGORIES[category].searches)
-    steps.event(
-        "searched", (5, 60), search_term=term, url=f"{SITE}/search", properties={"results": steps.rng.randint(0, 40)}
-    )
+    steps.event("searched", (5, 60), search_term=term, url=f"{SITE}/search", properties={"results": steps.rng.randint(0, 40)})
 
 
 def _choose(steps: Visit) -> Product:
@@ -195,9 +193,7 @@ def _buy(steps: Visit, viewed: list[Product]) -> None:
         product = rng.choice(world.by_category[viewed[-1].category]) if rng.random() < 0.6 else _choose(steps)
         wanted[product.product_id] = product
     for product in list(wanted.values())[:5]:
-        steps.on_product(
-            "product_added", product, quantity=1, amount=_price(person, product), currency=person.city.currency
-        )
+        steps.on_product("product_added", product, quantity=1, amount=_price(person, product), currency=person.city.currency)
     steps.event("checkout_started", (30, 200), url=f"{SITE}/checkout")
     order = place_order(world, rng, person, steps.at + rng.randint(20, 400) * 1000, list(wanted.values())[:5])
     after_order(world, rng, person, order, steps.anonymous_id)

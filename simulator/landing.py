@@ -23,9 +23,7 @@ SPILL_ROWS = 150_000  # some 150 MB of Python objects
 LINE_DAMAGE_SHARE = 0.4  # of the broken rows: the line itself is cut or torn, the others hold a value nobody can read
 NOBODY = -1
 
-Record = tuple[
-    int, int, list
-]  # moment in ms, index of the person or NOBODY, values in the order of the export's columns
+Record = tuple[int, int, list]  # moment in ms, index of the person or NOBODY, values in the order of the export's columns
 
 
 class Landing:
@@ -167,9 +165,7 @@ def _resent(path: Path) -> Path:
 class _Page:
     """The rows of one file after everything has gone wrong that does."""
 
-    def __init__(
-        self, export: Export, noise: Noise, rng: Random, is_last: bool, carried: list[tuple[list, bool]]
-    ) -> None:
+    def __init__(self, export: Export, noise: Noise, rng: Random, is_last: bool, carried: list[tuple[list, bool]]) -> None:
         self._noise, self._rng, self._is_last = noise, rng, is_last
         self._row_noise = RowNoise(export, noise, rng)
         self._can_be_damaged = export.file_format != "parquet"

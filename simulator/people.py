@@ -258,9 +258,7 @@ def _found_families(known: list[Person], noise: Noise, people: int) -> None:
     """Pairs under one roof use one browser and one device; every second pair has one phone number as well."""
     candidates = [person for person in known if person.user_id and person.city.country == "CN"]
     wanted = ceil(noise.shared_device_rate * people)
-    for number, (owner, other) in enumerate(
-        zip(candidates[0 : 2 * wanted : 2], candidates[1 : 2 * wanted : 2], strict=False)
-    ):
+    for number, (owner, other) in enumerate(zip(candidates[0 : 2 * wanted : 2], candidates[1 : 2 * wanted : 2], strict=False)):
         owner.device_id = other.device_id = owner.device_id or other.device_id
         other.cookies, other.household, other.city = owner.cookies, owner.household, owner.city
         owner.shares_device = other.shares_device = True
@@ -270,13 +268,9 @@ def _found_families(known: list[Person], noise: Noise, people: int) -> None:
             other.phone = owner.phone
 
 
-def _recycle_phones(
-    known: list[Person], noise: Noise, people: int, given_up_at: int, rng: Random, phones: set[str]
-) -> None:
+def _recycle_phones(known: list[Person], noise: Noise, people: int, given_up_at: int, rng: Random, phones: set[str]) -> None:
     """The old owner gives the number up after a fifth of the history; somebody new in its last fifth has it then."""
-    candidates = [
-        person for person in known if person.phone and person.city.country == "CN" and not person.shares_device
-    ]
+    candidates = [person for person in known if person.phone and person.city.country == "CN" and not person.shares_device]
     old_owners = [person for person in candidates if person.lifecycle in ("steady", "lapsed", "loyal")]
     new_owners = [person for person in candidates if person.lifecycle == "new"]
     wanted = ceil(noise.recycled_phone_rate * people)

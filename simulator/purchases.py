@@ -112,9 +112,7 @@ def shop_in_store(world: World, rng: Random, person: Person) -> None:
     half_years = (person.active_until - person.active_from) / (180 * DAY)
     for _ in range(int(rng.expovariate(1 / ((4.0 if likes_stores else 0.9) * half_years)))):
         at = moment(person, rng, person.active_from, person.active_until)
-        at = (at + 8 * HOUR) // DAY * DAY + rng.randint(
-            2 * 3600, 13 * 3600
-        ) * 1000  # ten in the morning to nine at night
+        at = (at + 8 * HOUR) // DAY * DAY + rng.randint(2 * 3600, 13 * 3600) * 1000  # ten in the morning to nine at night
         if world.is_open(at):
             _receipt(world, rng, person, at)
 
@@ -137,9 +135,7 @@ def _receipt(world: World, rng: Random, person: Person, at: int) -> None:
     for kind, sold_at, sold in receipts:
         number = world.next_id("R")
         amount = money(sum(line.amount for line in sold), currency)
-        world.emit(
-            "pos/receipts", sold_at, person, receipt_id=number, kind=kind, amount=amount, currency=currency, **named
-        )
+        world.emit("pos/receipts", sold_at, person, receipt_id=number, kind=kind, amount=amount, currency=currency, **named)
         _emit_lines(world, "pos/receipt_items", "receipt_id", number, sold_at, person, sold, currency)
 
 

@@ -23,11 +23,7 @@ class Permission:
     withdrawn_at: int | None
 
     def allows(self, at: int) -> bool:
-        return (
-            self.granted_at is not None
-            and self.granted_at <= at
-            and (self.withdrawn_at is None or at < self.withdrawn_at)
-        )
+        return self.granted_at is not None and self.granted_at <= at and (self.withdrawn_at is None or at < self.withdrawn_at)
 
 
 def _birth_date(value: date, rng: Random) -> str:

@@ -106,9 +106,7 @@ def call(world: World, rng: Random, person: Person, at: int, is_complaint: bool)
 
 
 def _post(world: World, rng: Random, person: Person, at: int, mood: str, kind: str, product: str) -> None:
-    tells_account = (
-        person.is_registered_at(at) and rng.random() < 0.15
-    )  # shops that link the social account know the user
+    tells_account = person.is_registered_at(at) and rng.random() < 0.15  # shops that link the social account know the user
     has_text = kind in ("mention", "comment", "message")
     world.emit(
         "social/interactions",

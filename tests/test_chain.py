@@ -1,4 +1,4 @@
-"""The whole chain on a small sample company: from raw exports through Dagster's jobs to served tables and published audiences."""
+"""The whole chain on a small sample company, through Dagster's jobs."""
 
 import csv
 import json
@@ -320,11 +320,13 @@ def test_memberships_move_by_differences(copy: Home) -> None:
     assert _rows(copy, changes) == [("add", joiner), ("remove", leaver)]
     with (copy.deliveries / "category_fans" / "v000002.csv").open() as handle:
         assert [(row["operation"], row["customer_id"]) for row in csv.DictReader(handle)] == [
-            ("add", joiner), ("remove", leaver)
+            ("add", joiner),
+            ("remove", leaver),
         ]
     assert _rows(
-        copy, f"select count(*) from audiences.memberships where customer_id = '{leaver}' and left_at is not null "
-        "and audience = 'category_fans'"
+        copy,
+        f"select count(*) from audiences.memberships where customer_id = '{leaver}' and left_at is not null "
+        "and audience = 'category_fans'",
     ) == [(1,)]
 
 
@@ -359,8 +361,11 @@ def test_the_masked_file_holds_no_contact_value_or_name(company: Home) -> None:
         people = list(csv.DictReader(handle))
     secrets = {person[field] for person in people for field in ("email", "phone", "full_name") if person[field]}
     assert len(secrets) > 200
-    tables = _served(company, "select schema_name, table_name from duckdb_tables() union select schema_name, view_name "
-                     "from duckdb_views() where not internal")
+    tables = _served(
+        company,
+        "select schema_name, table_name from duckdb_tables() union select schema_name, view_name "
+        "from duckdb_views() where not internal",
+    )
     assert ("unified", "customers") in tables and ("unified", "customer_events") in tables
     for schema, table in tables:
         columns = [row[0] for row in _served(company, f"describe {schema}.{table}") if "VARCHAR" in row[1]]
@@ -426,13 +431,25 @@ def test_a_dropped_file_reaches_published_audiences_by_itself(copy: Home) -> Non
     )
     log = (copy.path / "dev.log").open("w")
     process = subprocess.Popen(
-        [*ONEFOLD, "--home", str(copy.path), "dev", "--port", "3917"], stdout=log, stderr=log, start_new_session=True,
+        [*ONEFOLD, "--home", str(copy.path), "dev", "--port", "3917"],
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
     )
     try:
-        _land(copy, "web/events/dropped.jsonl", [{
-            "event_id": "dropped-1", "event_name": "searched", "occurred_at": (now - timedelta(hours=1)).isoformat(),
-            "user_id": user, "search_term": "tea",
-        }])
+        _land(
+            copy,
+            "web/events/dropped.jsonl",
+            [
+                {
+                    "event_id": "dropped-1",
+                    "event_name": "searched",
+                    "occurred_at": (now - timedelta(hours=1)).isoformat(),
+                    "user_id": user,
+                    "search_term": "tea",
+                }
+            ],
+        )
         deadline = time.monotonic() + 420
         found: list[str] = []
         while not found and time.monotonic() < deadline:
@@ -444,8 +461,11 @@ def test_a_dropped_file_reaches_published_audiences_by_itself(copy: Home) -> Non
         assert found == ["add"], (copy.path / "dev.log").read_text()[-3000:]
         # Served again with the new memberships: the reader's view follows the publication.
         while time.monotonic() < deadline:
-            if _served(copy, f"select count(*) from audiences.memberships where customer_id = '{customer}' "
-                             "and audience = 'searched_not_bought' and left_at is null") == [(1,)]:
+            if _served(
+                copy,
+                f"select count(*) from audiences.memberships where customer_id = '{customer}' "
+                "and audience = 'searched_not_bought' and left_at is null",
+            ) == [(1,)]:
                 break
             time.sleep(2)
         else:
@@ -461,17 +481,28 @@ def test_a_dropped_file_reaches_published_audiences_by_itself(copy: Home) -> Non
 def test_a_killed_refresh_is_repaired_by_running_again(company: Home, tmp_path: Path) -> None:
     undisturbed, disturbed = _copy(company, tmp_path / "a"), _copy(company, tmp_path / "b")
     for home in (undisturbed, disturbed):
-        _land(home, "web/events/more.jsonl", [
-            {"event_id": f"m{n}", "event_name": "searched", "occurred_at": "2026-10-30T10:00:00Z", "user_id": f"U{10000 + n}"}
-            for n in range(200)
-        ])
+        _land(
+            home,
+            "web/events/more.jsonl",
+            [
+                {
+                    "event_id": f"m{n}",
+                    "event_name": "searched",
+                    "occurred_at": "2026-10-30T10:00:00Z",
+                    "user_id": f"U{10000 + n}",
+                }
+                for n in range(200)
+            ],
+        )
         assert run_job(home, "ingest", channel=load_channels(home)["web"]).success
     assert run_job(undisturbed, "refresh", tags=AS_OF).success
     chance = random.Random(5)
     for _ in range(3):
         process = subprocess.Popen(
             [*ONEFOLD, "--home", str(disturbed.path), "refresh", "--as-of", "2026-10-31"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         time.sleep(chance.uniform(6, 16))
         os.killpg(process.pid, signal.SIGKILL)

@@ -11,8 +11,8 @@ from dagster_project.lib.errors import OnefoldError
 
 TRACKER = """
 event_id* event_name* occurred_at* anonymous_id user_id device_id email phone session_id url title referrer utm_source
-utm_medium utm_campaign product_id quantity amount currency search_term duration_seconds user_agent ip country utc_offset
-type previous_id group_id traits properties
+utm_medium utm_campaign product_id quantity amount currency search_term duration_seconds user_agent ip country
+utc_offset type previous_id group_id traits properties
 """
 # DESIGN, "Landing"; * required.
 ENTITIES = {
@@ -21,17 +21,18 @@ ENTITIES = {
     "mini_program/events": TRACKER + "open_id union_id",
     "email/events": "event_id* event_name* occurred_at* email* message_id campaign_id url",
     "sms/events": "event_id* event_name* occurred_at* phone* message_id campaign_id url",
-    "social/interactions": "interaction_id* platform* kind* occurred_at* handle user_id author_name text url campaign_id",
-    "chat/messages": """message_id* conversation_id* occurred_at* direction* user_id anonymous_id email phone agent_id text
-        status csat_score""",
+    "social/interactions": """interaction_id* platform* kind* occurred_at* handle user_id author_name text url
+        campaign_id""",
+    "chat/messages": """message_id* conversation_id* occurred_at* direction* user_id anonymous_id email phone agent_id
+        text status csat_score""",
     "call/calls": "call_id* started_at* direction* phone* duration_seconds agent_id outcome transcript",
     "wecom/contacts": "external_user_id* union_id phone name remark added_at",
     "wecom/messages": "message_id* external_user_id* occurred_at* direction* text",
-    "crm/contacts": """contact_id* email phone user_id first_name last_name full_name gender birth_date address city region
-        postal_code country company job_title created_at updated_at*""",
+    "crm/contacts": """contact_id* email phone user_id first_name last_name full_name gender birth_date address city
+        region postal_code country company job_title created_at updated_at*""",
     "crm/consents": "identifier_type* identifier_value* purpose* channel status* occurred_at* source",
-    "orders/orders": """order_id* ordered_at* status* user_id email phone amount* currency* discount coupon shipping_city
-        shipping_country""",
+    "orders/orders": """order_id* ordered_at* status* user_id email phone amount* currency* discount coupon
+        shipping_city shipping_country""",
     "orders/order_items": "order_id* line_number* product_id* quantity* unit_price*",
     "orders/refunds": "refund_id* refunded_at* amount* currency* order_id user_id product_id quantity",
     "pos/receipts": "receipt_id* store_id* sold_at* kind member_id phone amount* currency*",

@@ -125,7 +125,7 @@ def test_an_unfinished_remote_file_is_left_alone(home):
 
 
 def test_a_location_that_cannot_be_listed_is_named_with_a_remedy(home):
-    with pytest.raises(OnefoldError, match="nowhere://x/\\*.csv: cannot be listed: .*; check the address"):
+    with pytest.raises(OnefoldError, match=r"nowhere://x/\*.csv: cannot be listed: .*; check the address"):
         found(home, Source(name="remote", location="nowhere://x/*.csv"))
 
 

@@ -134,7 +134,7 @@ def test_after_killed_runs_the_ledger_accounts_for_every_row(disturbed):
             """
             select batch_id from staging._loads
             where rows_read <> rows_accepted + rows_rejected + rows_duplicate
-                or rows_accepted <> (select count(*) from staging.loyalty_members as m where m._batch_id = _loads.batch_id)
+                or rows_accepted <> (select count(*) from staging.loyalty_members where _batch_id = _loads.batch_id)
                 or rows_rejected <> (select count(*) from staging._rejected as r where r.batch_id = _loads.batch_id)
             """
         ).fetchall()

@@ -42,7 +42,9 @@ class Channel(dg.Component):
                     "dagster/column_schema": dg.TableSchema(
                         columns=[
                             dg.TableColumn(
-                                column, definition.type, definition.description or None,
+                                column,
+                                definition.type,
+                                definition.description or None,
                                 constraints=dg.TableColumnConstraints(nullable=not definition.required),
                             )
                             for column, definition in entity.columns.items()

@@ -17,19 +17,33 @@ from dagster_project.lib.state import State
 _TABLES = dg.AssetSelection.groups("reference", "cleaned", "identity", "quality", "unified", "tags", "audiences", "serving")
 
 ingest = dg.define_asset_job(
-    "ingest", dg.AssetSelection.groups("staging"), description="Load what landed. Sensors run it for one channel at a time.",
-    executor_def=dg.in_process_executor, tags={"onefold/part": "ingest"},
+    "ingest",
+    dg.AssetSelection.groups("staging"),
+    description="Load what landed. Sensors run it for one channel at a time.",
+    executor_def=dg.in_process_executor,
+    tags={"onefold/part": "ingest"},
 )
 refresh = dg.define_asset_job(
-    "refresh", _TABLES, description="Everything from cleaned events to a new serving version, from what the ledger holds.",
-    executor_def=dg.in_process_executor, tags={"onefold/part": "refresh"},
+    "refresh",
+    _TABLES,
+    description="Everything from cleaned events to a new serving version, from what the ledger holds.",
+    executor_def=dg.in_process_executor,
+    tags={"onefold/part": "refresh"},
 )
 publish = dg.define_asset_job(
-    "publish", dg.AssetSelection.groups("deliveries"), description="Publish audience changes of the last finished refresh.",
-    executor_def=dg.in_process_executor, tags={"onefold/part": "publish"},
+    "publish",
+    dg.AssetSelection.groups("deliveries"),
+    description="Publish audience changes of the last finished refresh.",
+    executor_def=dg.in_process_executor,
+    tags={"onefold/part": "publish"},
 )
 
-_UNFINISHED = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+_UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+]
 
 
 def channel_assets(channel: ChannelContract) -> list[dg.AssetKey]:
@@ -86,6 +100,9 @@ def hourly_ingest(context: dg.ScheduleEvaluationContext):
 
 
 hourly_refresh = dg.ScheduleDefinition(
-    name="hourly_refresh", job=refresh, cron_schedule="10 * * * *", default_status=dg.DefaultScheduleStatus.RUNNING,
+    name="hourly_refresh",
+    job=refresh,
+    cron_schedule="10 * * * *",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
     description="Tags that age by themselves move although nothing was loaded.",
 )

@@ -90,7 +90,8 @@ def _against_truth(home: Home) -> dict[str, Any]:
 def tags(home: Home) -> Rows:
     return _served(
         home,
-        "select tag, display_name_en, display_name_zh, kind, owner, customer_count as customers, coverage from tags.catalog order by tag",
+        "select tag, display_name_en, display_name_zh, kind, owner, customer_count as customers, coverage "
+        "from tags.catalog order by tag",
     )
 
 
@@ -147,19 +148,35 @@ def customer(home: Home, who: str) -> dict[str, Any]:
             {"who": who},
         ).fetchone()
         if not found:
-            raise OnefoldError(f"nobody is known as '{who}'; give a customer id, or <type>:<value> in its normal form, such as "
-                               "email:li@example.com or phone:+8613812345678")
+            raise OnefoldError(
+                f"nobody is known as '{who}'; give a customer id, or <type>:<value> in its normal form, such as "
+                "email:li@example.com or phone:+8613812345678"
+            )
         id_ = {"id": found[0]}
         return {
             "profile": _rows(connection, "select * from unified.customers where customer_id = $id", id_)[0],
-            "identifiers": _rows(connection, "select identifier_type, identifier_value, first_seen_at, last_seen_at, sources "
-                                 "from unified.customer_identifiers where customer_id = $id order by 1, 2", id_),
-            "tags": _rows(connection, "select tag, value, number_value, confidence from tags.customer_tags "
-                          "where customer_id = $id order by tag", id_),
-            "consents": _rows(connection, "select purpose, channel, status, as_of from unified.consents "
-                              "where customer_id = $id order by 1, 2", id_),
-            "events": _rows(connection, "select occurred_at, channel, event_name, amount_base from unified.customer_events "
-                            "where customer_id = $id order by occurred_at desc limit 15", id_),
+            "identifiers": _rows(
+                connection,
+                "select identifier_type, identifier_value, first_seen_at, last_seen_at, sources "
+                "from unified.customer_identifiers where customer_id = $id order by 1, 2",
+                id_,
+            ),
+            "tags": _rows(
+                connection,
+                "select tag, value, number_value, confidence from tags.customer_tags where customer_id = $id order by tag",
+                id_,
+            ),
+            "consents": _rows(
+                connection,
+                "select purpose, channel, status, as_of from unified.consents where customer_id = $id order by 1, 2",
+                id_,
+            ),
+            "events": _rows(
+                connection,
+                "select occurred_at, channel, event_name, amount_base from unified.customer_events "
+                "where customer_id = $id order by occurred_at desc limit 15",
+                id_,
+            ),
         }
 
 

@@ -42,8 +42,8 @@ class Column(_Strict):
     allowed: tuple[str, ...] = Field((), description="The only values accepted, compared without regard to case.")
     pattern: str | None = Field(None, description="A regular expression that the whole value has to match.")
     unit: str | None = Field(None, description="The measure's unit, for people.")
-    format: Literal["phone", "email", "identifier", "person_name", "birth_date", "country", "currency", "url"] | None = (
-        Field(None, description="What a text holds; cleaning brings it to one form. identifier: phone, e-mail or id.")
+    format: Literal["phone", "email", "identifier", "person_name", "birth_date", "country", "currency", "url"] | None = Field(
+        None, description="What a text holds; cleaning brings it to one form. identifier: phone, e-mail or id."
     )
 
 
@@ -228,7 +228,7 @@ def _validated(model: type[M], content: dict, file: Path, under: str = "") -> M:
 def _remedy(error: dict, model: type[BaseModel]) -> str:
     match error["type"]:
         case "extra_forbidden":
-            return f"unknown key; remove it or correct its spelling (docs/channels.md lists the keys)"
+            return "unknown key; remove it or correct its spelling (docs/channels.md lists the keys)"
         case "missing":
             return "is missing; add it"
         case "literal_error":

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from dagster_project.lib.contracts import load_channels
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import PROJECT_ROOT, Home
@@ -55,6 +57,7 @@ def parse(home: Home) -> Any:
         OnefoldError: with dbt's own message.
     """
     variables = json.dumps(project_variables(home), sort_keys=True)
+    _write_sources(home)
     parsed = _parse(variables, _fingerprint(), home)
     written = target(home) / "manifest.json"
     mark = target(home) / f".{hashlib.sha256((variables + _fingerprint()).encode()).hexdigest()[:16]}"
@@ -120,6 +123,24 @@ def _fingerprint() -> str:
     for folder in ("models", "macros", "seeds", "tests"):
         files += sorted(p for p in (PROJECT / folder).glob("**/*") if p.is_file())
     return ";".join(f"{f}:{f.stat().st_mtime_ns}:{f.stat().st_size}" for f in files)
+
+
+def _write_sources(home: Home) -> None:
+    """Declare every entity's staging table to dbt; made from the contracts, so that nobody lists them twice."""
+    tables = []
+    for channel in load_channels(home).values():
+        for name, entity in channel.entities.items():
+            columns = [{"name": c, "description": column.description} for c, column in entity.columns.items()]
+            tables.append({"name": channel.table(name), "description": entity.description, "columns": columns})
+    content = "# Made from dagster_project/defs/channels/ by every command that reads the dbt project.\n" + yaml.safe_dump(
+        {"sources": [{"name": "staging", "tables": tables}]}, sort_keys=False, allow_unicode=True
+    )
+    file = PROJECT / "models" / "staging" / "sources.yml"
+    if not file.exists() or file.read_text(encoding="utf-8") != content:
+        file.parent.mkdir(exist_ok=True)
+        draft = file.with_name(f".{os.getpid()}.tmp")
+        draft.write_text(content, encoding="utf-8")
+        draft.replace(file)
 
 
 def _folders(home: Home) -> list[str]:

@@ -17,6 +17,10 @@ from dagster_project.lib.home import Home
 _UNFINISHED = (".part", ".tmp", ".partial", ".crdownload", ".filepart")
 
 
+class UnreachableError(OnefoldError):
+    """A location that cannot be listed or a file that cannot be fetched now; another time it may be."""
+
+
 @dataclass(frozen=True)
 class LandedFile:
     """A file that a source names; `modified` is compared, never read as a time."""
@@ -32,8 +36,14 @@ class LandedFile:
 
     @contextmanager
     def local(self, home: Home) -> Iterator[Path]:
-        """The file on this machine; a remote one is fetched to a temporary folder for as long as it is used."""
+        """The file on this machine; a remote one is fetched to a temporary folder for as long as it is used.
+
+        Raises:
+            UnreachableError: it is gone, or cannot be fetched.
+        """
         if self.path is not None:
+            if not self.path.exists():
+                raise UnreachableError(f"{self.uri}: is gone since it was listed; land it again if it is still wanted")
             yield self.path
             return
         import fsspec
@@ -41,8 +51,11 @@ class LandedFile:
         home.temporary.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=home.temporary) as folder:
             copy = Path(folder) / self.uri.rsplit("/", 1)[-1]
-            with fsspec.open(self.uri, "rb") as remote, copy.open("wb") as target:
-                shutil.copyfileobj(remote, target, 1 << 20)
+            try:
+                with fsspec.open(self.uri, "rb") as remote, copy.open("wb") as target:
+                    shutil.copyfileobj(remote, target, 1 << 20)
+            except Exception as error:  # every store raises its own
+                raise UnreachableError(f"{self.uri}: cannot be fetched: {error}; the next run tries again") from error
             yield copy
 
 
@@ -54,7 +67,7 @@ def landed_files(
     A file that another source of the entity names by a location of its own is left to that source.
 
     Raises:
-        OnefoldError: a location cannot be listed.
+        UnreachableError: a location cannot be listed.
     """
     if source.location and "://" in source.location:
         return _remote_files(source.location)
@@ -95,8 +108,10 @@ def _local_files(home: Home, pattern: str, settle_seconds: float) -> list[Landed
 
 
 def _is_unfinished(path: str, pattern: str) -> bool:
-    """Whether a file, or a folder it is in, has a name of work in progress, such as Spark's _temporary; names that the
-    pattern spells out are meant."""
+    """Whether a file or a folder it is in is named as work in progress, such as Spark's _temporary.
+
+    Names that the pattern spells out are meant.
+    """
     spelled = pattern.split("/")
     return path.endswith(_UNFINISHED) or any(
         name.startswith((".", "_")) for name in path.split("/") if name not in spelled
@@ -110,7 +125,8 @@ def _remote_files(location: str) -> list[LandedFile]:
         system, pattern = fsspec.core.url_to_fs(location)
         found = system.glob(pattern, detail=True)
     except Exception as error:  # every store raises its own
-        raise OnefoldError(f"{location}: cannot be listed: {error}; check the address and the credentials") from error
+        message = f"{location}: cannot be listed: {error}; check the address and the credentials"
+        raise UnreachableError(message) from error
     files = []
     for name, info in sorted(found.items()):
         if info["type"] != "file" or _is_unfinished(name, pattern):

@@ -15,7 +15,7 @@ import duckdb
 from dagster_project.lib import mapping, reading
 from dagster_project.lib.contracts import STAGING_TYPES, ChannelContract, Entity, Source
 from dagster_project.lib.errors import OnefoldError
-from dagster_project.lib.files import LandedFile, content_hash, landed_files
+from dagster_project.lib.files import LandedFile, UnreachableError, content_hash, landed_files
 from dagster_project.lib.home import Home, quoted, transaction
 from dagster_project.lib.phones import learn_phones
 from dagster_project.lib.progress import tell
@@ -75,7 +75,7 @@ create table if not exists staging._rejected (
     rejected_at timestamp not null,
     replayed_in varchar
 );
-create table if not exists staging._phones (given varchar not null, region varchar not null, e164 varchar);
+create table if not exists staging._phones (given varchar, region varchar, e164 varchar, primary key (given, region));
 """
 
 
@@ -114,7 +114,8 @@ def next_sequence(connection: duckdb.DuckDBPyConnection) -> int:
 def ingest_channel(home: Home, channel: ChannelContract, settings: Settings, settle: bool = False) -> list[EntityLoad]:
     """Load every file of a channel that is not in the ledger yet.
 
-    A file that cannot be loaded is refused with its reason and tried again when the contract changes; others go on.
+    A file that cannot be loaded is refused with its reason and tried again when the contract changes; one that cannot be
+    reached is tried again on the next run; others go on.
 
     Args:
         settle: leave files alone that changed within `landing_settle_seconds`, as they may still be written.
@@ -125,7 +126,11 @@ def ingest_channel(home: Home, channel: ChannelContract, settings: Settings, set
         for source in entity.sources:
             label = f"{load.table}/{source.name}"
             seen = state.seen_files(label, entity.fingerprint)
-            found = landed_files(home, channel, name, source, settings.landing_settle_seconds if settle else 0)
+            try:
+                found = landed_files(home, channel, name, source, settings.landing_settle_seconds if settle else 0)
+            except UnreachableError as error:
+                load.refused.append((source.location or label, str(error)))
+                continue
             new = [file for file in found if file.identity not in seen]
             load.known_files += len(found) - len(new)
             # Opening and closing the warehouse costs as much as loading a small file, so local files share one opening;
@@ -133,8 +138,11 @@ def ingest_channel(home: Home, channel: ChannelContract, settings: Settings, set
             local = bool(new) and all(file.path for file in new)
             with home.connect(f"ingest of {label}") if local else contextlib.nullcontext():
                 for done, file in enumerate(new, 1):
-                    _Batch(home, channel, name, source, file, settings).load(load)
-                    state.remember_file(label, *file.identity, entity.fingerprint)
+                    try:
+                        _Batch(home, channel, name, source, file, settings).load(load)
+                        state.remember_file(label, *file.identity, entity.fingerprint)
+                    except UnreachableError as error:
+                        load.refused.append((file.uri, str(error)))
                     tell(f"{load.table}: {file.uri.rsplit('/', 1)[-1]}", done, len(new))
         loads.append(load)
     return loads
@@ -169,9 +177,10 @@ class _Batch:
             with self.home.connect(f"ingest of {self.file.uri}") as connection:
                 prepare_warehouse(connection, {self.channel.channel: self.channel})
                 before = connection.execute(
-                    "select status, contract from staging._loads where batch_id = ?", [batch_id]
+                    "select status, contract, source_uri from staging._loads where batch_id = ?", [batch_id]
                 ).fetchone()
-                if before and (before[0] == "loaded" or before[1] == self.entity.fingerprint):
+                # A refused file is tried again under a changed contract or another name: both may cure it.
+                if before and (before[0] == "loaded" or before[1:] == (self.entity.fingerprint, self.file.uri)):
                     load.known_files += 1
                 else:
                     try:

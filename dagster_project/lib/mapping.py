@@ -8,8 +8,16 @@ from dagster_project.lib.home import quoted
 from dagster_project.lib.reading import identifier
 
 _ZONED = r"^.*\d{2}:\d{2}.*(Z|UTC|GMT|[+-]\d{2}:?\d{2}|[+-]\d{2}| [A-Za-z]+/[A-Za-z_/]+)$"
-_TIME_FORMATS = ["%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y/%m/%d", "%Y.%m.%d %H:%M:%S", "%Y%m%d", "%Y%m%d%H%M%S",
-                 "%Y年%m月%d日 %H:%M:%S", "%Y年%m月%d日"]
+_TIME_FORMATS = [
+    "%Y/%m/%d %H:%M:%S",
+    "%Y/%m/%d %H:%M",
+    "%Y/%m/%d",
+    "%Y.%m.%d %H:%M:%S",
+    "%Y%m%d",
+    "%Y%m%d%H%M%S",
+    "%Y年%m月%d日 %H:%M:%S",
+    "%Y年%m月%d日",
+]
 
 
 def mapped_sql(entity: Entity, source: Source, present: tuple[str, ...]) -> tuple[str, list[str]]:
@@ -98,14 +106,18 @@ def _typed(value: str, column: Column, zone: str, time_format: str | None) -> st
         case "integer":
             return f"case when regexp_full_match({value}, '[+-]?\\d+(\\.0+)?') then try_cast({value} as bigint) end"
         case "decimal":
-            plain = f"case when regexp_full_match({value}, '[+-]?\\d{{1,3}}(,\\d{{3}})+(\\.\\d+)?') " \
-                    f"then replace({value}, ',', '') else {value} end"
+            plain = (
+                f"case when regexp_full_match({value}, '[+-]?\\d{{1,3}}(,\\d{{3}})+(\\.\\d+)?') "
+                f"then replace({value}, ',', '') else {value} end"
+            )
             return f"try_cast({plain} as {STAGING_TYPES['decimal']})"
         case "number":
             return f"case when isfinite(try_cast({value} as double)) then try_cast({value} as double) end"
         case "boolean":
-            return f"case when lower({value}) in ('true', 't', 'yes', 'y', '1') then true " \
-                   f"when lower({value}) in ('false', 'f', 'no', 'n', '0') then false end"
+            return (
+                f"case when lower({value}) in ('true', 't', 'yes', 'y', '1') then true "
+                f"when lower({value}) in ('false', 'f', 'no', 'n', '0') then false end"
+            )
         case "timestamp":
             return _timestamp(value, zone, time_format)
         case "date":

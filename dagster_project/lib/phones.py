@@ -38,7 +38,7 @@ def learn_phones(connection: duckdb.DuckDBPyConnection, relation: str, columns: 
     common = (r"([+]86|86)?" if region == "CN" else "[+]86") + _CHINESE_MOBILE
     unknown = connection.execute(
         f"""
-        select s.given from ({spellings}) as s
+        select distinct s.given from ({spellings}) as s
         anti join (select given from staging._phones where region = ?) as known using (given)
         where regexp_full_match(s.given, '[^\\p{{L}}@]{{6,40}}') and not regexp_full_match(s.given, '{common}')
         """,

@@ -29,7 +29,9 @@ create table if not exists audiences.changes (
     audience varchar not null, version bigint not null, operation varchar not null check (operation in ('add', 'remove')),
     customer_id varchar not null, changed_at timestamp not null
 );
-create table if not exists audiences.exclusions (audience varchar not null, customer_id varchar not null, reason varchar not null);
+create table if not exists audiences.exclusions (
+    audience varchar not null, customer_id varchar not null, reason varchar not null
+);
 create table if not exists audiences.publications (
     audience varchar not null, version bigint not null, refresh bigint not null, members bigint not null,
     added bigint not null, removed bigint not null, excluded bigint not null, published_at timestamp not null,
@@ -77,11 +79,22 @@ def audiences(manifest: dict[str, Any]) -> list[Audience]:
             continue
         purpose = exposure["config"].get("meta", {}).get("purpose")
         if not purpose:
-            raise OnefoldError(f"{exposure['original_file_path']}: exposure {exposure['name']}: config.meta.purpose is missing; "
-                               "say what consent is asked for, such as marketing")
+            raise OnefoldError(
+                f"{exposure['original_file_path']}: exposure {exposure['name']}: config.meta.purpose is missing; "
+                "say what consent is asked for, such as marketing"
+            )
         reads = frozenset(f"{n['schema']}/{n['alias']}" for n in _ancestors(manifest, models[0]))
-        found.append(Audience(exposure["name"], exposure["label"] or exposure["name"], exposure["description"],
-                              exposure["owner"]["email"], purpose, models[0], reads))
+        found.append(
+            Audience(
+                exposure["name"],
+                exposure["label"] or exposure["name"],
+                exposure["description"],
+                exposure["owner"]["email"],
+                purpose,
+                models[0],
+                reads,
+            )
+        )
     return sorted(found, key=lambda audience: audience.name)
 
 
@@ -104,8 +117,10 @@ def publish(home: Home, audience: Audience, refresh: Refresh) -> Publication:
     with home.connect(f"publication of {audience.name}") as connection:
         prepare_audiences(connection)
         if problems := unproven(connection, set(audience.reads), refresh.number):
-            raise OnefoldError(f"{audience.name} is not published: {'; '.join(problems)} (refresh {refresh.number}). "
-                               "Put the data right and refresh again; `onefold status` shows the numbers")
+            raise OnefoldError(
+                f"{audience.name} is not published: {'; '.join(problems)} (refresh {refresh.number}). "
+                "Put the data right and refresh again; `onefold status` shows the numbers"
+            )
         _select_members(connection, audience)
         counts = connection.execute(
             """
@@ -119,8 +134,10 @@ def publish(home: Home, audience: Audience, refresh: Refresh) -> Publication:
         ).fetchone()
         source, excluded, before, added, removed = counts
         if source == 0 and before > 0:
-            raise OnefoldError(f"{audience.name} is not published: its model has no rows, and an empty source removes nobody "
-                               f"(it has {before} members). If that is meant, remove the exposure instead")
+            raise OnefoldError(
+                f"{audience.name} is not published: its model has no rows, and an empty source removes nobody "
+                f"(it has {before} members). If that is meant, remove the exposure instead"
+            )
         version = connection.execute(
             "select coalesce(max(version), 0) from audiences.publications where audience = ?", [audience.name]
         ).fetchone()[0]
@@ -128,8 +145,7 @@ def publish(home: Home, audience: Audience, refresh: Refresh) -> Publication:
             version += 1
             _commit_version(connection, audience, refresh, version, now, before, added, removed, excluded)
         files = _deliver(home, connection, audience)
-    return Publication(audience.name, version, before + added - removed, added, removed, excluded,
-                       files[-1] if files else None)
+    return Publication(audience.name, version, before + added - removed, added, removed, excluded, files[-1] if files else None)
 
 
 def _select_members(connection, audience: Audience) -> None:
@@ -195,8 +211,16 @@ def _commit_version(connection, audience, refresh, version, now, before, added, 
         )
         connection.execute(
             "insert into audiences.publications values (?, ?, ?, ?, ?, ?, ?, ?, null)",
-            [name, version, refresh.number, before + added - removed, added, removed, excluded,
-             datetime.now(UTC).replace(tzinfo=None)],
+            [
+                name,
+                version,
+                refresh.number,
+                before + added - removed,
+                added,
+                removed,
+                excluded,
+                datetime.now(UTC).replace(tzinfo=None),
+            ],
         )
 
 

@@ -72,8 +72,14 @@ def suites() -> list[Suite]:
             if missing := {"type", "kwargs", "reason"} - set(expectation):
                 raise OnefoldError(f"{file}: an expectation lacks {', '.join(sorted(missing))}; add it")
         found.append(
-            Suite(entry["suite"], entry["asset"], entry["blocking"], content["query"], content["look_at"],
-                  tuple(content["expectations"]))
+            Suite(
+                entry["suite"],
+                entry["asset"],
+                entry["blocking"],
+                content["query"],
+                content["look_at"],
+                tuple(content["expectations"]),
+            )
         )
     return found
 
@@ -103,8 +109,16 @@ def judge(connection: duckdb.DuckDBPyConnection, suite: Suite, refresh: int, sin
     for result in results:
         connection.execute(
             "insert into quality.results values (?, ?, ?, ?, ?, ?, ?, ?)",
-            [refresh, suite.name, suite.asset, result["expectation"], result["success"], json.dumps(result["observed"]),
-             result["reason"], now],
+            [
+                refresh,
+                suite.name,
+                suite.asset,
+                result["expectation"],
+                result["success"],
+                json.dumps(result["observed"]),
+                result["reason"],
+                now,
+            ],
         )
     connection.execute("commit")
     if not success:
@@ -162,12 +176,14 @@ def _validate(suite: Suite, frame: Any) -> list[dict[str, Any]]:
             if error := (result.exception_info or {}).get("exception_message"):
                 observed["error"] = error
         bounds = {k: v for k, v in entry["kwargs"].items() if k != "column"}
-        results.append({
-            "expectation": f"{column or entry['type']} {json.dumps(bounds)}",
-            "success": bool(result.success),
-            "observed": observed,
-            "reason": entry["reason"],
-        })
+        results.append(
+            {
+                "expectation": f"{column or entry['type']} {json.dumps(bounds)}",
+                "success": bool(result.success),
+                "observed": observed,
+                "reason": entry["reason"],
+            }
+        )
     return results
 
 

@@ -119,7 +119,8 @@ def _lines(path: Path, compression: str) -> str:
 def _read_json_lines(connection, path: Path, source: Source, file_format: str, compression: str) -> list[str]:
     reader = f"""read_json_objects('{quoted(path)}', format = 'newline_delimited', ignore_errors = true,
                                    compression = '{"uncompressed" if compression == "none" else compression}')"""
-    connection.execute(f"create or replace temp table objects as select row_number() over () as _row, json from {reader}")
+    numbered = f"select row_number() over () as _row, json from {reader}"
+    connection.execute(f"create or replace temp table objects as {numbered}")
     broken = "json is null or json_type(json) <> 'OBJECT'"
     if connection.execute(f"select count(*) from objects where {broken}").fetchone()[0]:
         _read_json_line_by_line(connection, path, compression)
@@ -172,8 +173,8 @@ def _read_parquet(connection, path: Path, source: Source, file_format: str, comp
     described = connection.execute(f"describe select * exclude (file_row_number) from {reader}").fetchall()
     # Nested values become JSON text, as those of JSON lines are.
     fields = ", ".join(
-        f"cast(to_json({identifier(name)}) as varchar) as {identifier(name)}" if _NESTED.search(kind) else identifier(name)
-        for name, kind, *_ in described
+        f"cast(to_json({name}) as varchar) as {name}" if _NESTED.search(kind) else name
+        for name, kind in ((identifier(name), kind) for name, kind, *_ in described)
     )
     connection.execute(
         f"create or replace temp table raw as select file_row_number + 1 as _row, {fields} from {reader}"

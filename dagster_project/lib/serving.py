@@ -5,6 +5,7 @@ one a month, of which a new version writes only those that changed.
 """
 
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -183,7 +184,7 @@ def _remove_old(home: Home, settings: Settings, current: Path) -> None:
     youngest = time.time() - settings.serving_keep_minutes * 60
     kept = set(versions[-settings.serving_keep_versions :]) | {current}
     # A version counts from when its successor replaced it.
-    for version, successor in zip(versions, versions[1:], strict=False):
+    for version, successor in itertools.pairwise(versions):
         if int(successor.name.split("-")[1]) / 1e9 > youngest:
             kept.add(version)
     for version in versions:

@@ -6,14 +6,12 @@
         then lower(trim({{ value }})) end
 {%- endmacro %}
 
-{# E.164. Chinese mobiles are certain by their form; other spellings were parsed by libphonenumber when they were ingested. #}
-{% macro phone(value) -%}
+{# E.164. Chinese mobiles are certain by their form; other spellings were parsed by libphonenumber when they were ingested,
+   and `staged` carries the result beside the column. #}
+{% macro phone(column) -%}
     {%- set country = '([+]86|86)?' if var('default_region', 'CN') == 'CN' else '[+]86' -%}
-    case when {{ matches(value, '^' ~ country ~ chinese_mobile() ~ '$') }} then concat('+86', right({{ value }}, 11))
-        else (
-            select max(phones.e164) from {{ source('staging', '_phones') }} as phones
-            where phones.given = {{ value }} and phones.region = '{{ var("default_region", "CN") }}'
-        ) end
+    case when {{ matches(column, '^' ~ country ~ chinese_mobile() ~ '$') }} then concat('+86', right({{ column }}, 11))
+        else {{ column }}_e164 end
 {%- endmacro %}
 
 {# Number ranges that libphonenumber calls valid throughout; a range missing here only takes the slower way. #}

@@ -14,11 +14,16 @@
 
    The survivor has the greatest updated_at, then the least occurred_at, then the least payload hash, so that any order
    and grouping of batches gives the same rows. `_version` is these three as one text of which the least wins.
-   With `rates_at` (a time column), rows whose exchange rate has changed come again. #}
+   With `rates_at` (a time column), rows whose exchange rate has changed come again. Beside a column of phones stands
+   `<column>_e164`, as libphonenumber read its spelling when it was ingested. #}
 {% macro staged(table, rates_at=none) -%}
     {%- set entity = contract(table) -%}
     {%- set staging = source('staging', table) -%}
-    select fresh.*
+    {%- set spelled = [] -%}
+    {%- for column, format in entity.columns.items() if format in ('phone', 'identifier') -%}
+        {%- do spelled.append(column) -%}
+    {%- endfor -%}
+    select fresh.*{% for column in spelled %}, {{ column }}_spelling.e164 as {{ column }}_e164{% endfor %}
     from (
         select versions.*, row_number() over (partition by record_id order by _version) as _rank
         from (
@@ -27,7 +32,7 @@
                 {{ record_id(entity.key) }} as record_id,
                 concat(
                     {{ sortable(entity.updated_at, descending=true) }}, {{ sortable(entity.event_time) }},
-                    _payload_hash, _source_uri, '#', lpad(cast(_source_row as string), 12, '0')
+                    _payload_hash, _batch_id, lpad(cast(_source_row as string), 12, '0')
                 ) as _version
             from {{ staging }} as rows
             where {{ is_new('rows') }}
@@ -42,6 +47,11 @@
             {%- endif %}
         ) as versions
     ) as fresh
+    {%- for column in spelled %}
+    left join {{ source('staging', '_phones') }} as {{ column }}_spelling
+        on {{ column }}_spelling.given = fresh.{{ column }}
+        and {{ column }}_spelling.region = '{{ var("default_region", "CN") }}'
+    {%- endfor %}
     {%- if is_incremental() %}
     left join {{ this }} as kept on kept.record_id = fresh.record_id
     {%- endif %}
@@ -59,7 +69,9 @@
 
 {% macro record_id(key) -%}
     {%- if key | length == 1 -%}cast({{ key[0] }} as string)
-    {%- else -%}concat_ws('|'{% for column in key %}, coalesce(cast({{ column }} as string), ''){% endfor %})
+    {%- else -%}concat_ws('|'
+        {%- for column in key %}, replace(replace(coalesce(cast({{ column }} as string), ''), '%', '%25'), '|', '%7C')
+        {%- endfor %})
     {%- endif -%}
 {%- endmacro %}
 

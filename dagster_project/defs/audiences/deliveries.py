@@ -39,7 +39,9 @@ def deliveries() -> dg.Definitions:
         home, state = Home.from_environment(), State(Home.from_environment())
         refresh = state.last_finished_refresh()
         if refresh is None:
-            raise dg.Failure("no refresh has finished yet, so there is nothing to publish; run the job refresh", allow_retries=False)
+            raise dg.Failure(
+                "no refresh has finished yet, so there is nothing to publish; run the job refresh", allow_retries=False
+            )
         stopped, changed = [], False
         for audience in exposed:
             try:

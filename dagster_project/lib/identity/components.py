@@ -16,8 +16,7 @@ def connected_components(count: int, left: np.ndarray, right: np.ndarray) -> np.
     Method: breadth-first search of SciPy's csgraph; on 4.5 million edges four times faster than igraph and twenty times
     faster than label propagation in SQL.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse import csgraph
+    from scipy.sparse import coo_array, csgraph
 
     if count == 0:
         return np.empty(0, dtype=np.int32)

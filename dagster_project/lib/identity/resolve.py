@@ -206,9 +206,9 @@ def _claim_ids(connection, seq: int, key: bytes) -> None:
 
 
 def _tokens_of_new_nodes(connection, key: bytes) -> None:
-    new = connection.execute(
-        "select node_id from affected where is_usable and identifier_token is null"
-    ).fetchnumpy()["node_id"]
+    new = connection.execute("select node_id from affected where is_usable and identifier_token is null").fetchnumpy()[
+        "node_id"
+    ]
     if len(new):
         connection.register("made", {"node_id": new, "token": np.array(tokens(key, new), dtype=object)})
         connection.execute("update affected set identifier_token = made.token from made where made.node_id = affected.node_id")

@@ -1,0 +1,178 @@
+"""What a user adds: a channel, a tag and an audience, without a line of Python."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# Several commands in one process: its start costs more than what they do here.
+RUN = """
+import sys
+from dagster_project.cli import main
+for command in sys.argv[1:]:
+    main(command.split(), standalone_mode=False)
+"""
+
+KIOSK = """
+type: dagster_project.components.channel.Channel
+attributes:
+  channel: kiosk
+  description: Touch screens in the stores.
+  owner: team:retail
+  entities:
+    visits:
+      description: One row for each visit to a kiosk.
+      kind: event
+      key: [visit_id]
+      event_time: visited_at
+      identifiers: {phone: phone, badge_id: badge_id}
+      columns:
+        visit_id: {required: true}
+        visited_at: {type: timestamp, required: true}
+        phone: {format: phone}
+        badge_id: {description: 'An identifier type that only this channel declares.'}
+        topic: {}
+"""
+CLEANED_KIOSK = """
+-- Grain: one visit to a kiosk. Fed by kiosk/visits; read by cleaned.events and identity.
+
+with staged as ({{ staged('kiosk_visits') }})
+
+select
+    {{ carried() }},
+    {{ event('kiosk_visits', event_name="'kiosk_visited'", occurred_at='visited_at', text='topic') }},
+    visit_id,
+    visited_at,
+    {{ contact('phone', 'phone') }},
+    badge_id,
+    trim(topic) as topic
+from staged
+"""
+TAG = """
+-- Grain: one customer who visited a kiosk; the number is their visits.
+
+select {{ tag('kiosk_visitor', value="'yes'", number_value='count(*)') }}
+from {{ ref('unified_customer_events') }}
+where customer_id is not null and event_name = 'kiosk_visited'
+group by customer_id
+"""
+TAG_YAML = """
+models:
+  - name: tags_kiosk_visitor
+    description: Visited a kiosk in a store.
+    config: {meta: {owner: team:retail, kind: event metric, display_name_en: Kiosk visitor, display_name_zh: 自助屏访客}}
+"""
+AUDIENCE = """
+-- Grain: one customer who visited a kiosk.
+
+select customer_id from {{ ref('tags_customer_tags') }} where tag = 'kiosk_visitor'
+"""
+AUDIENCE_YAML = """
+models:
+  - name: audiences_kiosk_visitors
+    description: Visited a kiosk.
+
+exposures:
+  - name: kiosk_visitors
+    label: Kiosk visitors
+    type: application
+    description: Visited a kiosk.
+    owner: {name: retail, email: retail@example.com}
+    depends_on: [ref('audiences_kiosk_visitors')]
+    config: {meta: {purpose: marketing}}
+"""
+MAPPING = """
+channel: kiosk
+entities:
+  visits:
+    - name: supplier
+      location: supplier/*.tsv
+      rename: {visit_id: Nr, visited_at: Zeit, phone: Telefon}
+      constant: {topic: supplier}
+      time_format: '%d.%m.%Y %H:%M'
+      time_zone: Asia/Shanghai
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the project that a test may change."""
+    folder = tmp_path / "project"
+    for part in ("dagster_project", "dbt", "expectations", "simulator"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "target", "staging"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
+
+
+def _onefold(project: Path, *commands: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(project), "ONEFOLD_HOME": str(project / "home"), "ONEFOLD_KEY": "test"}
+    return subprocess.run(
+        [sys.executable, "-c", RUN, *commands], cwd=project, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def _write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text.lstrip("\n"), encoding="utf-8")
+
+
+def test_a_channel_a_tag_and_an_audience_are_yaml_and_sql(project: Path) -> None:
+    home = project / "home"
+    _write(project / "dagster_project/defs/channels/kiosk/defs.yaml", KIOSK)
+    _write(project / "dbt/models/cleaned/cleaned_kiosk_visits.sql", CLEANED_KIOSK)
+    _write(project / "dbt/models/tags/tags_kiosk_visitor.sql", TAG)
+    _write(project / "dbt/models/tags/kiosk_visitor.yml", TAG_YAML)
+    _write(project / "dbt/models/audiences/audiences_kiosk_visitors.sql", AUDIENCE)
+    _write(project / "dbt/models/audiences/kiosk_visitors.yml", AUDIENCE_YAML)
+    _write(home / "sources/supplier.yaml", MAPPING)
+    _write(
+        home / "landing/kiosk/visits/a.csv",
+        "visit_id,visited_at,phone,badge_id,topic,firmware\nv1,2026-10-01T10:00:00+08:00,13812345678,B7,shoes,2.1\n",
+    )
+    # The supplier's own form: other names, tabs, day first; the same phone without its country code in another spelling.
+    _write(home / "landing/supplier/b.tsv", "Nr\tZeit\tTelefon\nv2\t02.10.2026 09:30\t+86 138 1234 5678\n")
+    _write(
+        home / "landing/crm/contacts/c.csv", "contact_id,phone,full_name,updated_at\nc1,(+86)138-1234-5678,李 雷,2026-09-01\n"
+    )
+    _write(
+        home / "landing/crm/consents/d.csv",
+        "identifier_type,identifier_value,purpose,channel,status,occurred_at\n"
+        "phone,+8613812345678,marketing,sms,granted,2026-09-01T00:00:00Z\n",
+    )
+    done = _onefold(project, "ingest", "refresh", "publish")
+    assert done.returncode == 0, done.stdout + done.stderr
+    with duckdb.connect(str(home / "onefold.duckdb")) as warehouse:
+        events = warehouse.execute(
+            "select record_id, event_name, occurred_at::varchar, phone from cleaned.events order by 1"
+        ).fetchall()
+        assert events == [
+            ("v1", "kiosk_visited", "2026-10-01 02:00:00", "+8613812345678"),
+            ("v2", "kiosk_visited", "2026-10-02 01:30:00", "+8613812345678"),
+        ]
+        people = warehouse.execute("select customer_id, full_name, channels, event_count from unified.customers").fetchall()
+        assert [row[1:] for row in people] == [("李雷", "kiosk", 2)]
+        held = warehouse.execute("select identifier_type from identity.assignments order by 1").fetchall()
+        assert [kind for (kind,) in held] == ["badge_id", "contact_id", "phone"]
+        catalog = warehouse.execute("select display_name_zh, coverage from tags.catalog where tag = 'kiosk_visitor'").fetchall()
+        assert catalog == [("自助屏访客", 1.0)]
+        members = warehouse.execute(
+            "select customer_id from audiences.memberships where audience = 'kiosk_visitors'"
+        ).fetchall()
+        assert members == [(people[0][0],)]
+        extra = warehouse.execute("select _extra from staging.kiosk_visits where visit_id = 'v1'").fetchone()
+        assert extra == ('{"firmware":"2.1"}',)
+    assert (home / "deliveries/kiosk_visitors/v000001.csv").exists()
+
+
+def test_a_wrong_channel_is_refused_before_anything_runs(project: Path) -> None:
+    _write(project / "dagster_project/defs/channels/kiosk/defs.yaml", KIOSK.replace("kind: event", "kind: evnt"))
+    _write(project / "home/landing/crm/contacts/c.csv", "contact_id,updated_at\nc1,2026-09-01\n")
+    done = _onefold(project, "ingest")
+    assert done.returncode != 0
+    assert "kiosk/defs.yaml: attributes.entities.visits.kind: 'evnt' is not one of" in done.stderr.replace("\n", "")
+    assert not (project / "home/onefold.duckdb").exists()
