@@ -187,15 +187,14 @@ def dev(home: Home, port: int) -> None:
         "-p",
         str(port),
     ]
-    # A shell script that starts this in the background hands down an ignored SIGINT; Dagster could then not be stopped.
+    # A shell that starts this in the background hands down an ignored SIGINT; Dagster could then not be stopped.
     process = subprocess.Popen(
         command, cwd=PROJECT_ROOT, env=environment, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     )
-    try:
-        sys.exit(process.wait())
-    except KeyboardInterrupt:
-        process.send_signal(signal.SIGINT)
-        sys.exit(process.wait())
+    for wish in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(wish, lambda *_: process.send_signal(signal.SIGINT))
+    code = process.wait()
+    sys.exit(0 if code in (0, -signal.SIGINT) else code)
 
 
 @main.command()

@@ -194,16 +194,12 @@ def test_every_problem_of_a_contract_is_told_at_once(tmp_path):
     content["attributes"]["ownr"] = "x"
     with pytest.raises(OnefoldError) as caught:
         parse_channel(written(tmp_path, content))
-    assert {"attributes.entities.things.kind", "attributes.ownr"} <= set(
-        re.findall(r"attributes[\w.]+", str(caught.value))
-    )
+    assert {"attributes.entities.things.kind", "attributes.ownr"} <= set(re.findall(r"attributes[\w.]+", str(caught.value)))
 
 
 def test_a_channel_carries_its_folders_name(tmp_path):
     file = written(tmp_path, SHOP, channel="store")
-    with pytest.raises(
-        OnefoldError, match=re.escape(f"{file}: attributes.channel: 'shop' has to be the folder's name, store")
-    ):
+    with pytest.raises(OnefoldError, match=re.escape(f"{file}: attributes.channel: 'shop' has to be the folder's name, store")):
         parse_channel(file)
 
 
@@ -228,9 +224,7 @@ def test_another_component_type_names_file_and_the_type_expected(tmp_path):
 
 
 def test_a_home_adds_a_source_to_a_shipped_entity(home):
-    (home.sources / "erp.yaml").write_text(
-        "channel: crm\nentities: {contacts: [{name: erp, rename: {contact_id: KUNNR}}]}"
-    )
+    (home.sources / "erp.yaml").write_text("channel: crm\nentities: {contacts: [{name: erp, rename: {contact_id: KUNNR}}]}")
     sources = load_channels(home)["crm"].entities["contacts"].sources
     assert [source.name for source in sources] == ["landing", "erp"]
 
@@ -271,8 +265,6 @@ def test_a_wrong_sources_file_names_file_key_and_remedy(home, text, key, remedy)
 def test_the_fingerprint_changes_with_a_mapping_and_not_with_the_words_about_it(tmp_path):
     plain = parse_channel(written(tmp_path / "a", SHOP)).entities["things"].fingerprint
     worded = parse_channel(written(tmp_path / "b", changed("entities.things.description", "Other."))).entities["things"]
-    mapped = parse_channel(written(tmp_path / "c", changed(SOURCES, [{"rename": {"colour": "color"}}]))).entities[
-        "things"
-    ]
+    mapped = parse_channel(written(tmp_path / "c", changed(SOURCES, [{"rename": {"colour": "color"}}]))).entities["things"]
     assert worded.fingerprint == plain
     assert mapped.fingerprint != plain

@@ -60,9 +60,7 @@ class Graph:
         """Nodes are type:value; the first seen is the older one unless a day says otherwise."""
         for node in nodes:
             kind, value = node.split(":")
-            known = self.connection.execute(
-                "select first_seen_at from identity.nodes where node_id = ?", [node]
-            ).fetchone()
+            known = self.connection.execute("select first_seen_at from identity.nodes where node_id = ?", [node]).fetchone()
             count = self.connection.execute("select count(*) from identity.nodes").fetchone()[0]
             first = known[0] if known and day is None else START + timedelta(days=count if day is None else day)
             self.connection.execute(
@@ -242,9 +240,7 @@ def test_a_rebuild_moves_nothing_and_writes_no_ledger():
     graph.link("email:a email:b").solve()
     graph.unlink("email:a email:b").solve()
     before = graph.rows("from identity.assignments order by node_id"), graph.redirects()
-    graph.connection.execute(
-        f"update identity.nodes set _seq = {graph.seq}; update identity.edges set _seq = {graph.seq}"
-    )
+    graph.connection.execute(f"update identity.nodes set _seq = {graph.seq}; update identity.edges set _seq = {graph.seq}")
     graph.solve()
     assert (graph.rows("from identity.assignments order by node_id"), graph.redirects()) == before
     assert graph.changes() == set()
@@ -397,9 +393,7 @@ def play(steps) -> tuple[Graph, list[Step]]:
             select from_customer_id, kind from identity._changes
             where from_customer_id is not null order by _seq, rowid
         """
-        recorded.append(
-            Step(partition(live, kept), assignments, graph.redirects(), graph.replayed(), dict(graph.rows(gone)))
-        )
+        recorded.append(Step(partition(live, kept), assignments, graph.redirects(), graph.replayed(), dict(graph.rows(gone))))
     return graph, recorded
 
 
@@ -472,9 +466,7 @@ def test_steps_give_the_clusters_of_one_go(steps):
     for table in ("nodes", "edges"):
         rows = graph.rows(f"select * replace (1 as _seq) from identity.{table}")
         if rows:
-            in_one_go.connection.executemany(
-                f"insert into identity.{table} values ({', '.join('?' * len(rows[0]))})", rows
-            )
+            in_one_go.connection.executemany(f"insert into identity.{table} values ({', '.join('?' * len(rows[0]))})", rows)
     assert clusters(in_one_go.solve()) == clusters(last.assignments)
 
 
@@ -482,9 +474,7 @@ def test_steps_give_the_clusters_of_one_go(steps):
 @settings(max_examples=12)
 def test_a_rebuild_after_any_history_moves_nothing(steps):
     graph, (*_, last) = play(steps)
-    graph.connection.execute(
-        f"update identity.nodes set _seq = {graph.seq}; update identity.edges set _seq = {graph.seq}"
-    )
+    graph.connection.execute(f"update identity.nodes set _seq = {graph.seq}; update identity.edges set _seq = {graph.seq}")
     assert graph.solve() == last.assignments
     assert graph.changes() == set()
 

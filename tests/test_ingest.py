@@ -67,15 +67,11 @@ def ledger(home) -> list[dict]:
 
 
 def quarantine(home) -> list[tuple]:
-    return query(
-        home, "select source_row, kind, reason, payload from staging._rejected order by source_uri, source_row"
-    )
+    return query(home, "select source_row, kind, reason, payload from staging._rejected order by source_uri, source_row")
 
 
 def only(home, column: str, table: str = "shop_things") -> list:
-    return [
-        value for (value,) in query(home, f"select {column} from staging.{table} order by _source_uri, _source_row")
-    ]
+    return [value for (value,) in query(home, f"select {column} from staging.{table} order by _source_uri, _source_row")]
 
 
 def csv_of(header: str, *lines: str) -> str:
@@ -408,9 +404,7 @@ def test_rows_that_a_filter_leaves_out_are_counted(landed, home):
 
 
 def test_a_mapping_that_does_not_run_refuses_the_file_with_the_remedy(landed):
-    ((_, reason),) = landed(
-        "thing_id,seen_at", "t1,2024-01-05", contract=shop({"sql": {"name": "no_such_column"}})
-    ).refused
+    ((_, reason),) = landed("thing_id,seen_at", "t1,2024-01-05", contract=shop({"sql": {"name": "no_such_column"}})).refused
     assert "no_such_column" in reason
     assert "correct its mapping" in reason
 
@@ -850,9 +844,7 @@ def test_after_a_fix_of_the_contract_a_replay_loads_the_quarantined_rows(rejecte
 
 
 def test_after_a_fix_of_the_mapping_a_replay_loads_the_quarantined_rows(rejected):
-    assert replayed(rejected, shop({"sql": {"colour": "replace(lower(colour), 'blue', 'green')"}})) == [
-        ("shop_things", 2, 2)
-    ]
+    assert replayed(rejected, shop({"sql": {"colour": "replace(lower(colour), 'blue', 'green')"}})) == [("shop_things", 2, 2)]
     assert sorted(only(rejected, "colour")) == ["green", "green", "red", "red"]
 
 

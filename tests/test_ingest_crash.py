@@ -19,7 +19,7 @@ from dagster_project.lib.ingest import ingest_channel
 from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import State
 
-FILES, ROWS = 40, 25
+FILES, ROWS = 30, 25
 INGEST = """
 from dagster_project.lib.contracts import load_channels
 from dagster_project.lib.home import Home
@@ -32,6 +32,40 @@ channel = load_channels(home)["loyalty"]
 print("ready", flush=True)
 with listening(lambda what, done, total: print(done, flush=True)):
     ingest_channel(home, channel, Settings())
+"""
+# One run for each statement, which kills itself just before it; the parent only forks. The first file's transaction, and
+# what is noted of it after, are well within these statements.
+KILL_BEFORE_EACH_STATEMENT = """
+import os, signal, sys
+import pandas  # DuckDB imports it: here once, instead of in every child
+from dagster_project.lib.contracts import load_channels
+from dagster_project.lib.home import Home
+from dagster_project.lib.ingest import ingest_channel
+from dagster_project.lib.settings import Settings
+
+home = Home.from_environment()
+channel = load_channels(home)["loyalty"]
+
+
+def ingest_and_die(statements):
+    def count(frame, event, called):
+        nonlocal statements
+        if event == "c_call" and called.__name__ == "execute":
+            statements -= 1
+            if not statements:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.setprofile(count)
+    ingest_channel(home, channel, Settings())
+    os._exit(0)
+
+
+killed = 0
+for statements in range(20, 42):
+    if not os.fork():
+        ingest_and_die(statements)
+    killed += os.WIFSIGNALED(os.wait()[1])
+print(killed)
 """
 HOLD = """
 import sys
@@ -96,18 +130,31 @@ def undisturbed(new_home, land):
     return contents(home)
 
 
-@pytest.fixture(scope="module", params=[1, 2])
-def disturbed(request, new_home, land):
-    """A home where three runs were killed, each at another moment, before a last one came to its end."""
-    home, chance = new_home(), random.Random(request.param)
-    land_members(home, land)
-    for _ in range(3):
+def kill_at_random_moments(home) -> None:
+    chance = random.Random(1)
+    for _ in range(4):
         with process(home, INGEST) as child:
             assert child.stdout.readline() == "ready\n"
-            for _ in range(chance.randint(0, 9)):
+            for _ in range(chance.randint(0, 6)):
                 child.stdout.readline()
             time.sleep(chance.uniform(0, 0.04))  # somewhere within the loading of a file, or before the first
             child.send_signal(signal.SIGKILL)
+
+
+def kill_before_each_statement(home) -> None:
+    with process(home, KILL_BEFORE_EACH_STATEMENT) as child:
+        assert child.communicate()[0] == "22\n", "every run was killed before its end"
+
+
+@pytest.fixture(scope="module", params=["random moments", "each statement"])
+def disturbed(request, new_home, land):
+    """A home where several runs were killed, each at another moment, before a last one came to its end."""
+    home = new_home()
+    land_members(home, land)
+    if request.param == "each statement":
+        kill_before_each_statement(home)
+    else:
+        kill_at_random_moments(home)
     loaded_before = len(State(home).seen_files("loyalty_members/landing", fingerprint(home)))
     assert loaded_before < FILES, "the runs were killed before they were done"
     ingest(home)
@@ -162,9 +209,7 @@ def held(home):
 
 
 def test_a_writer_is_refused_after_its_patience_and_told_who_holds_the_home(home, held):
-    message = (
-        rf"{re.escape(str(home.path))}: still held by the spring cleaning \(process {held.pid}\) .*wait for it to end"
-    )
+    message = rf"{re.escape(str(home.path))}: still held by the spring cleaning \(process {held.pid}\) .*wait for it to end"
     with pytest.raises(OnefoldError, match=message), home.writing("test", patience=0.3):
         pass
 

@@ -48,10 +48,9 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def json_field(name: str, json: str) -> str:
-    """SQL that takes one top-level field out of a JSON object; a nested value stays JSON text."""
-    pointer = "/" + name.replace("~", "~0").replace("/", "~1")
-    return f"json_extract_string({json}, '{quoted(pointer)}')"
+def _pointer(name: str) -> str:
+    """A top-level field as a JSON pointer, inside a SQL literal."""
+    return quoted("/" + name.replace("~", "~0").replace("/", "~1"))
 
 
 def _format_of(path: Path, source: Source) -> tuple[str, str]:
@@ -152,15 +151,18 @@ def raw_from_objects(connection: duckdb.DuckDBPyConnection, names: list[str]) ->
 
     Keys that differ only in case are one column, as SQL does not tell them apart; an object's first of them counts.
     """
-    spellings: dict[str, list[str]] = {}
-    for name in names:
-        spellings.setdefault(name.lower(), []).append(name)
+    spellings: dict[str, list[int]] = {}
+    for position, name in enumerate(names, 1):
+        spellings.setdefault(name.lower(), []).append(position)
     fields = ", ".join(
-        f"coalesce({', '.join(json_field(name, 'json') for name in same)}) as {identifier(same[0] or 'unnamed')}"
+        f"coalesce({', '.join(f'fields[{position}]' for position in same)}) as {identifier(names[same[0] - 1] or 'unnamed')}"
         for same in spellings.values()
     )
+    # All fields in one call: one call for each would parse the object as many times as it has fields.
+    pointers = ", ".join(f"'{_pointer(name)}'" for name in names)
+    fetched = f"select _row, json_extract_string(json, [{pointers}]) as fields from objects" if names else "from objects"
     connection.execute(
-        f"create or replace temp table raw as select _row{', ' if fields else ''}{fields} from objects order by _row"
+        f"create or replace temp table raw as select _row{', ' if fields else ''}{fields} from ({fetched}) order by _row"
     )
     described = connection.execute("select column_name from (describe raw)").fetchall()
     return [name for (name,) in described if name != "_row"]

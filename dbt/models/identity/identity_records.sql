@@ -20,6 +20,8 @@ with touched as (
 ranked as (
     select
         sightings.*,
+        -- As a column: a condition beside the equalities would make the engine compare every pair.
+        case when sightings.is_usable then sightings.identifier_value end as usable_value,
         row_number() over (
             partition by sightings.source_table, sightings.record_id
             order by sightings.is_usable desc, sightings.priority, sightings.identifier_type, sightings.identifier_value
@@ -45,8 +47,7 @@ final as (
     from ranked
     left join {{ ref('identity_assignments') }} as assignments
         on assignments.identifier_type = ranked.identifier_type
-        and assignments.identifier_value = ranked.identifier_value
-        and ranked.is_usable
+        and assignments.identifier_value = ranked.usable_value
     {% if is_incremental() -%}
     left join {{ this }} as kept
         on kept.source_table = ranked.source_table and kept.record_id = ranked.record_id
