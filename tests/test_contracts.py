@@ -14,7 +14,8 @@ event_id* event_name* occurred_at* anonymous_id user_id device_id email phone se
 utm_medium utm_campaign product_id quantity amount currency search_term duration_seconds user_agent ip country
 utc_offset type previous_id group_id traits properties
 """
-# DESIGN, "Landing"; * required.
+# DESIGN, "Landing"; * required. What changes under one key also has an optional updated_at: without it, which of two
+# states of an order is the later one could not be told.
 ENTITIES = {
     "web/events": TRACKER,
     "app/events": TRACKER,
@@ -26,21 +27,21 @@ ENTITIES = {
     "chat/messages": """message_id* conversation_id* occurred_at* direction* user_id anonymous_id email phone agent_id
         text status csat_score""",
     "call/calls": "call_id* started_at* direction* phone* duration_seconds agent_id outcome transcript",
-    "wecom/contacts": "external_user_id* union_id phone name remark added_at",
+    "wecom/contacts": "external_user_id* union_id phone name remark added_at updated_at",
     "wecom/messages": "message_id* external_user_id* occurred_at* direction* text",
     "crm/contacts": """contact_id* email phone user_id first_name last_name full_name gender birth_date address city
         region postal_code country company job_title created_at updated_at*""",
     "crm/consents": "identifier_type* identifier_value* purpose* channel status* occurred_at* source",
     "orders/orders": """order_id* ordered_at* status* user_id email phone amount* currency* discount coupon
-        shipping_city shipping_country""",
+        shipping_city shipping_country updated_at""",
     "orders/order_items": "order_id* line_number* product_id* quantity* unit_price*",
     "orders/refunds": "refund_id* refunded_at* amount* currency* order_id user_id product_id quantity",
     "pos/receipts": "receipt_id* store_id* sold_at* kind member_id phone amount* currency*",
     "pos/receipt_items": "receipt_id* line_number* product_id* quantity* unit_price*",
     "survey/responses": "response_id* survey_id* answered_at* question* answer score user_id email phone",
     "ads/spend": "date* platform* campaign_id* impressions clicks cost* currency*",
-    "loyalty/members": "member_id* phone email tier points joined_at",
-    "catalog/products": "product_id* name* category brand price cost currency",
+    "loyalty/members": "member_id* phone email tier points joined_at updated_at",
+    "catalog/products": "product_id* name* category brand price cost currency updated_at",
     "external/fx_rates": "date* currency* rate_to_base*",
     "external/attributes": "identifier_type* identifier_value* attribute* value* as_of*",
 }

@@ -149,12 +149,16 @@ def ingest_channel(home: Home, channel: ChannelContract, settings: Settings, set
 
 
 def new_files(home: Home, channel: ChannelContract, settings: Settings) -> list[LandedFile]:
-    """Complete files of a channel that no ingestion has seen; opens no warehouse."""
+    """Complete files of a channel that no ingestion has seen; opens no warehouse, and passes over what cannot be listed."""
     state, unseen = State(home), []
     for name, entity in channel.entities.items():
         for source in entity.sources:
             seen = state.seen_files(f"{channel.table(name)}/{source.name}", entity.fingerprint)
-            found = landed_files(home, channel, name, source, settings.landing_settle_seconds)
+            try:
+                found = landed_files(home, channel, name, source, settings.landing_settle_seconds)
+            except UnreachableError as error:
+                log.warning("%s", error)
+                continue
             unseen += [file for file in found if file.identity not in seen]
     return unseen
 

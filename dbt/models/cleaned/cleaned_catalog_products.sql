@@ -11,5 +11,6 @@ select
     trim(brand) as brand,
     price,
     cost,
-    {{ currency('currency') }} as currency
+    {{ currency('currency') }} as currency,
+    updated_at
 from staged

@@ -9,5 +9,6 @@ select
     {{ contact('email', 'email') }},
     lower(trim(tier)) as tier,
     points,
-    joined_at
+    joined_at,
+    updated_at
 from staged

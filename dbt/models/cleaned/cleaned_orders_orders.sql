@@ -20,6 +20,7 @@ select
     trim(coupon) as coupon,
     trim(shipping_city) as shipping_city,
     {{ country('shipping_country') }} as shipping_country,
-    shipping_country as shipping_country_given
+    shipping_country as shipping_country_given,
+    updated_at
 from staged
 {{ join_rates('staged', 'currency', 'ordered_at') }}

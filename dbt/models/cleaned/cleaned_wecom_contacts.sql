@@ -9,5 +9,6 @@ select
     {{ contact('phone', 'phone') }},
     {{ person_name('name') }} as name,
     trim(remark) as remark,
-    added_at
+    added_at,
+    updated_at
 from staged
