@@ -13,7 +13,7 @@ demo: $(READY)
 	$(BIN)/onefold demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist worksteal tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup tests
 
 dev: $(READY)
 	$(BIN)/onefold dev

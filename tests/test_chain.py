@@ -140,6 +140,20 @@ def test_customers_are_close_to_the_people_behind_them(company: Home) -> None:
     assert found["pairwise_recall"] > 0.7
 
 
+def test_every_rule_gives_what_its_worked_example_says(company: Home) -> None:
+    """dbt's unit tests; they need the tables to exist, and touch none."""
+    outcomes = []
+
+    def on_event(event: object) -> None:
+        if event.info.name == "LogTestResult":
+            outcomes.append((event.data.node_info.node_name, event.data.status.lower()))
+
+    result = dbt.run(company, ["test", "--select", "test_type:unit"], on_event=on_event)
+    assert result.success, dbt.failures(result)
+    assert len(outcomes) >= 25
+    assert {status for _, status in outcomes} == {"pass"}
+
+
 # Once more ----------------------------------------------------------------------------------------------------------
 
 

@@ -113,9 +113,7 @@ def _is_unfinished(path: str, pattern: str) -> bool:
     Names that the pattern spells out are meant.
     """
     spelled = pattern.split("/")
-    return path.endswith(_UNFINISHED) or any(
-        name.startswith((".", "_")) for name in path.split("/") if name not in spelled
-    )
+    return path.endswith(_UNFINISHED) or any(name.startswith((".", "_")) for name in path.split("/") if name not in spelled)
 
 
 def _remote_files(location: str) -> list[LandedFile]:

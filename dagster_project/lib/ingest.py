@@ -212,10 +212,26 @@ class _Batch:
             self._quarantine(connection, batch_id)
             connection.execute(
                 f"insert into staging._loads values ({', '.join('?' * 18)}, now()::timestamp)",
-                [batch_id, seq, self.channel.channel, self.entity_name, self.source.name, self.file.uri, content,
-                 self.entity.fingerprint, "loaded", None, raw.records + raw.malformed, raw.records - in_filter,
-                 in_filter - records, records + raw.malformed, accepted, rejected + raw.malformed, duplicate,
-                 sorted(unknown)],
+                [
+                    batch_id,
+                    seq,
+                    self.channel.channel,
+                    self.entity_name,
+                    self.source.name,
+                    self.file.uri,
+                    content,
+                    self.entity.fingerprint,
+                    "loaded",
+                    None,
+                    raw.records + raw.malformed,
+                    raw.records - in_filter,
+                    in_filter - records,
+                    records + raw.malformed,
+                    accepted,
+                    rejected + raw.malformed,
+                    duplicate,
+                    sorted(unknown),
+                ],
             )
         load.files += 1
         load.read += records + raw.malformed
@@ -260,8 +276,18 @@ class _Batch:
             connection.execute("delete from staging._loads where batch_id = ?", [batch_id])
             connection.execute(
                 f"insert into staging._loads values ({', '.join('?' * 10)}, 0, 0, 0, 0, 0, 0, 0, [], now()::timestamp)",
-                [batch_id, next_sequence(connection), self.channel.channel, self.entity_name, self.source.name,
-                 self.file.uri, content, self.entity.fingerprint, "refused", reason],
+                [
+                    batch_id,
+                    next_sequence(connection),
+                    self.channel.channel,
+                    self.entity_name,
+                    self.source.name,
+                    self.file.uri,
+                    content,
+                    self.entity.fingerprint,
+                    "refused",
+                    reason,
+                ],
             )
         load.refused.append((self.file.uri, reason))
         log.warning("%s refused: %s", self.file.uri, reason)
@@ -330,4 +356,3 @@ def _prepare_table(connection, table: str, entity: Entity) -> None:
                 f"staging.{table}.{name} holds {existing[name]}, its contract now says {kind}; "
                 "give the new form a new column, or convert the table first"
             )
-

@@ -178,9 +178,7 @@ def _read_parquet(connection, path: Path, source: Source, file_format: str, comp
         f"cast(to_json({name}) as varchar) as {name}" if _NESTED.search(kind) else name
         for name, kind in ((identifier(name), kind) for name, kind, *_ in described)
     )
-    connection.execute(
-        f"create or replace temp table raw as select file_row_number + 1 as _row, {fields} from {reader}"
-    )
+    connection.execute(f"create or replace temp table raw as select file_row_number + 1 as _row, {fields} from {reader}")
     return [name for name, *_ in described]
 
 

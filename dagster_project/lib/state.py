@@ -119,9 +119,7 @@ class State:
 
     def last_finished_refresh(self) -> Refresh | None:
         with self._transaction() as connection:
-            row = connection.execute(
-                f"{_REFRESH} where finished_at is not null order by refresh desc limit 1"
-            ).fetchone()
+            row = connection.execute(f"{_REFRESH} where finished_at is not null order by refresh desc limit 1").fetchone()
         return _refresh(row) if row else None
 
     def approve(self, suite: str, approved_by: str, reason: str) -> int:
