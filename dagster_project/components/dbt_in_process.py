@@ -59,7 +59,9 @@ class DbtInProcess(DbtProjectComponent):
     def execute(self, context: dg.AssetExecutionContext, dbt: DbtCliResource) -> Iterator[Any]:
         home = Home.from_environment().prepare()
         given = context.run.tags.get(AS_OF_TAG)
-        refresh = State(home).refresh(context.run.run_id, datetime.fromisoformat(given) if given else None)
+        state = State(home)
+        refresh = state.refresh(context.run.root_run_id or context.run.run_id, datetime.fromisoformat(given) if given else None)
+        judged_from = max(state.progress("refreshed"), state.approved_load("ingestion"))
         params = get_updated_cli_invocation_params_for_context(context, {}, self.translator)
         arguments = [*self.get_cli_args(context), *params.selection_args]
         if params.indirect_selection:
@@ -77,7 +79,11 @@ class DbtInProcess(DbtProjectComponent):
             try:
                 events.put(
                     onefold_dbt.run(
-                        home, arguments, as_of=refresh.as_of, variables={"refresh": refresh.number}, on_event=on_event
+                        home,
+                        arguments,
+                        as_of=refresh.as_of,
+                        variables={"refresh": refresh.number, "judged_from": judged_from},
+                        on_event=on_event,
                     )
                 )
             except BaseException as error:  # handed to the step's own thread, which raises it

@@ -57,7 +57,9 @@ def landing_files(context: dg.SensorEvaluationContext):
     for channel in load_channels(home).values():
         files = new_files(home, channel, Settings.of(home))
         if files:
-            named = "|".join("/".join(map(str, file.identity)) for file in files)
+            # With the contract: a file that was refused comes again when its mapping is corrected.
+            contract = "|".join(entity.fingerprint for entity in channel.entities.values())
+            named = contract + "|".join("/".join(map(str, file.identity)) for file in files)
             yield dg.RunRequest(
                 run_key=f"{channel.channel}-{hashlib.sha256(named.encode()).hexdigest()[:16]}",
                 asset_selection=channel_assets(channel),
@@ -73,7 +75,7 @@ def loaded_batches(context: dg.SensorEvaluationContext):
     if loaded <= state.progress("refreshed"):
         return dg.SkipReason("every loaded batch has been taken in")
     for part in ("ingest", "refresh"):
-        if context.instance.get_runs(dg.RunsFilter(tags={"onefold/part": part}, statuses=_UNFINISHED), limit=1):
+        if _is_under_way(context.instance, part):
             return dg.SkipReason(f"a run of {part} is under way")
     return dg.RunRequest(run_key=f"refresh-{loaded}")
 
@@ -90,19 +92,25 @@ def finished_refresh(context: dg.SensorEvaluationContext):
 
 @dg.schedule(job=ingest, cron_schedule="0 * * * *", default_status=dg.DefaultScheduleStatus.RUNNING)
 def hourly_ingest(context: dg.ScheduleEvaluationContext):
-    """Every channel once an hour, each in a run of its own: remote folders, and files whose first run failed."""
-    for channel in load_channels(Home.from_environment()).values():
-        yield dg.RunRequest(
-            run_key=f"{context.scheduled_execution_time.isoformat()}-{channel.channel}",
-            asset_selection=channel_assets(channel),
-            tags={"onefold/channel": channel.channel},
-        )
+    """Channels with remote folders, or with files that are still not loaded, each in a run of its own."""
+    home = Home.from_environment()
+    for channel in load_channels(home).values():
+        is_remote = any(source.is_remote for entity in channel.entities.values() for source in entity.sources)
+        if is_remote or new_files(home, channel, Settings.of(home)):
+            yield dg.RunRequest(
+                run_key=f"{context.scheduled_execution_time.isoformat()}-{channel.channel}",
+                asset_selection=channel_assets(channel),
+                tags={"onefold/channel": channel.channel},
+            )
 
 
-hourly_refresh = dg.ScheduleDefinition(
-    name="hourly_refresh",
-    job=refresh,
-    cron_schedule="10 * * * *",
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Tags that age by themselves move although nothing was loaded.",
-)
+@dg.schedule(job=refresh, cron_schedule="10 * * * *", default_status=dg.DefaultScheduleStatus.RUNNING)
+def hourly_refresh(context: dg.ScheduleEvaluationContext):
+    """Tags that age by themselves move although nothing was loaded."""
+    if _is_under_way(context.instance, "refresh"):
+        return dg.SkipReason("a refresh is under way")
+    return dg.RunRequest(run_key=context.scheduled_execution_time.isoformat())
+
+
+def _is_under_way(instance: dg.DagsterInstance, part: str) -> bool:
+    return bool(instance.get_runs(dg.RunsFilter(tags={"onefold/part": part}, statuses=_UNFINISHED), limit=1))

@@ -23,7 +23,7 @@ def simulated(home: Home) -> bool:
 
 def ledger(home: Home) -> Rows:
     """Rows read, accepted, rejected and duplicate, by channel, over all batches."""
-    with home.connect("status") as connection:
+    with home.connect("status", patience=30) as connection:
         prepare_warehouse(connection, {})
         return _rows(
             connection,
@@ -61,7 +61,7 @@ def customers(home: Home) -> Rows:
 
 def _against_truth(home: Home) -> dict[str, Any]:
     """People whose records are with known customers, and pairwise precision and recall of attached records."""
-    with home.connect("summary") as connection:
+    with home.connect("summary", patience=30) as connection:
         return _rows(
             connection,
             f"""

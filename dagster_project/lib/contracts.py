@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -27,6 +28,85 @@ STAGING_TYPES = {
 }
 M = TypeVar("M", bound=BaseModel)
 NAME = r"^[a-z][a-z0-9_]*$"
+# Words that neither DuckDB nor Spark takes for a column without quotes.
+_RESERVED = frozenset(
+    [
+        "all",
+        "and",
+        "any",
+        "array",
+        "as",
+        "asc",
+        "both",
+        "case",
+        "cast",
+        "check",
+        "collate",
+        "column",
+        "constraint",
+        "create",
+        "cross",
+        "current_date",
+        "default",
+        "desc",
+        "distinct",
+        "do",
+        "else",
+        "end",
+        "except",
+        "exists",
+        "false",
+        "fetch",
+        "for",
+        "foreign",
+        "from",
+        "full",
+        "grant",
+        "group",
+        "having",
+        "in",
+        "initially",
+        "inner",
+        "intersect",
+        "into",
+        "is",
+        "join",
+        "lateral",
+        "leading",
+        "left",
+        "limit",
+        "natural",
+        "not",
+        "null",
+        "offset",
+        "on",
+        "only",
+        "or",
+        "order",
+        "outer",
+        "placing",
+        "primary",
+        "qualify",
+        "references",
+        "returning",
+        "right",
+        "select",
+        "some",
+        "symmetric",
+        "table",
+        "then",
+        "to",
+        "trailing",
+        "true",
+        "union",
+        "unique",
+        "using",
+        "when",
+        "where",
+        "window",
+        "with",
+    ]
+)
 
 
 class _Strict(BaseModel):
@@ -75,6 +155,10 @@ class Source(_Strict):
             raise ValueError(f"rename {loose[0]}: not in group_by; use an aggregate, as in sql: {{{loose[0]}: max(…)}}")
         return self
 
+    @property
+    def is_remote(self) -> bool:
+        return "://" in (self.location or "")
+
 
 class Entity(_Strict):
     """One kind of record of a channel; one staging table, one asset, one cleaned model."""
@@ -95,8 +179,16 @@ class Entity(_Strict):
     @classmethod
     def _column_names(cls, value: dict[str, Column]) -> dict[str, Column]:
         for name in value:
-            if not name.isidentifier() or name != name.lower() or name.startswith("_"):
-                raise ValueError(f"{name}: write column names in lower case with underscores, not starting with one")
+            if not re.fullmatch(NAME, name) or name in _RESERVED:
+                raise ValueError(f"{name}: write column names in lower case with underscores, and not a reserved word of SQL")
+        return value
+
+    @field_validator("identifiers", "attributes")
+    @classmethod
+    def _plain_names(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in [*value, *value.values()]:
+            if not re.fullmatch(NAME, name):
+                raise ValueError(f"{name}: write names in lower case with underscores")
         return value
 
     @model_validator(mode="after")
@@ -118,6 +210,8 @@ class Entity(_Strict):
             raise ValueError("event_time: an entity of kind event says when it happened; name its column")
         if len({s.name for s in self.sources}) < len(self.sources):
             raise ValueError("sources: two have the same name; give each its own")
+        if len([s for s in self.sources if s.location is None]) > 1:
+            raise ValueError("sources: two have no location and would load the same files twice; give one a location")
         return self
 
     @property
@@ -139,7 +233,7 @@ class ChannelContract(_Strict):
     @classmethod
     def _entity_names(cls, value: dict[str, Entity]) -> dict[str, Entity]:
         for name in value:
-            if not name.isidentifier() or name != name.lower():
+            if not re.fullmatch(NAME, name):
                 raise ValueError(f"{name}: write entity names in lower case with underscores")
         return value
 

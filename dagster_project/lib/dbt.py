@@ -15,7 +15,7 @@ import yaml
 from dagster_project.lib.contracts import load_channels
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import PROJECT_ROOT, Home
-from dagster_project.lib.ingest import next_sequence, prepare_warehouse
+from dagster_project.lib.ingest import learn_phones_of, next_sequence, prepare_warehouse
 from dagster_project.lib.settings import Settings
 
 log = logging.getLogger("onefold")
@@ -99,6 +99,8 @@ def run(
         with home.connect("dbt") as connection:
             prepare_warehouse(connection, load_channels(home))
             seq = next_sequence(connection)
+            if arguments[0] in _WRITING:
+                _note_build(connection, home, (variables or {}).get("refresh", 0), full="--full-refresh" in arguments)
         moment = (as_of or datetime.now(UTC)).replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
         os.environ["ONEFOLD_HOME"] = str(home.path)  # read by profiles.yml
         given = {**project_variables(home), "seq": seq, "as_of": moment, **(variables or {})}
@@ -111,6 +113,7 @@ def run(
             DuckDBConnectionManager.close_all_connections()
 
 
+_WRITING = {"build", "run", "seed", "snapshot"}
 _QUIET = ["--log-level", "none", "--log-level-file", "none"]
 
 
@@ -123,6 +126,38 @@ def _fingerprint() -> str:
     for folder in ("models", "macros", "seeds", "tests"):
         files += sorted(p for p in (PROJECT / folder).glob("**/*") if p.is_file())
     return ";".join(f"{f}:{f.stat().st_mtime_ns}:{f.stat().st_size}" for f in files)
+
+
+def _note_build(connection, home: Home, refresh: int, full: bool) -> None:
+    """Record which refresh builds the tables now (0: somebody by hand), and with which settings.
+
+    Raises:
+        OnefoldError: the settings or the reference data changed; rows built under the old ones would stay.
+    """
+    settings = json.dumps(Settings.of(home).model_dump(include={"base_currency", "default_region"}))
+    content = "".join(file.read_text(encoding="utf-8") for file in sorted((PROJECT / "seeds").glob("*.csv")))
+    content += (PROJECT / "dbt_project.yml").read_text(encoding="utf-8")
+    mark = hashlib.sha256((settings + content).encode()).hexdigest()[:16]
+    connection.execute("create table if not exists staging._built (refresh bigint, settings varchar)")
+    before = connection.execute("select settings from staging._built").fetchone()
+    if before and before[0] != mark and not full:
+        raise OnefoldError(
+            "settings, seeds or dbt_project.yml changed since the tables were built, and rows built before would keep the "
+            "old ones; run `onefold refresh --full` (customer ids are kept)"
+        )
+    if full:
+        for channel in load_channels(home).values():
+            for name, entity in channel.entities.items():
+                learn_phones_of(connection, f"staging.{channel.table(name)}", entity, Settings.of(home))
+    connection.execute("delete from staging._built")
+    connection.execute("insert into staging._built values (?, ?)", [refresh, mark])
+
+
+def built_refresh(connection) -> int:
+    """The refresh whose tables are in the warehouse; 0 where somebody built some of them by hand since."""
+    connection.execute("create table if not exists staging._built (refresh bigint, settings varchar)")
+    row = connection.execute("select refresh from staging._built").fetchone()
+    return row[0] if row else 0
 
 
 def _write_sources(home: Home) -> None:

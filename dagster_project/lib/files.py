@@ -34,6 +34,13 @@ class LandedFile:
     def identity(self) -> tuple[str, int, str]:
         return (self.uri, self.size, self.modified)
 
+    def is_unchanged(self) -> bool:
+        """Whether a file on this machine is still the one that was listed; a remote one was fetched whole."""
+        if self.path is None:
+            return True
+        stat = self.path.stat()
+        return (stat.st_size, str(stat.st_mtime_ns)) == (self.size, self.modified)
+
     @contextmanager
     def local(self, home: Home) -> Iterator[Path]:
         """The file on this machine; a remote one is fetched to a temporary folder for as long as it is used.
@@ -69,12 +76,12 @@ def landed_files(
     Raises:
         UnreachableError: a location cannot be listed.
     """
-    if source.location and "://" in source.location:
+    if source.is_remote:
         return _remote_files(source.location)
     found = _local_files(home, _pattern(channel, entity, source), settle_seconds)
     if source.location is None:
         for other in channel.entities[entity].sources:
-            if other.location and "://" not in other.location:
+            if other.location and not other.is_remote:
                 claimed = {f.path for f in _local_files(home, other.location, 0)}
                 found = [f for f in found if f.path not in claimed]
     return found

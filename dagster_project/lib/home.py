@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ class Home:
 
     @contextlib.contextmanager
     def writing(self, purpose: str, patience: float = 600.0) -> Iterator[None]:
-        """Hold the home's one write lock; re-entrant within a process.
+        """Hold the home's one write lock; re-entrant within a thread.
 
         The operating system frees it when the process ends, however it ends. Never hold it during a network call.
 
@@ -103,31 +104,37 @@ class Home:
         Raises:
             OnefoldError: another writer still holds the lock after `patience` seconds.
         """
-        held = _HELD.get(self.path)
-        if held is not None:
-            yield
-            return
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("a+") as handle:
-            _acquire(handle, self.path, patience)
-            _HELD[self.path] = handle
-            handle.seek(0)
-            handle.truncate()
-            handle.write(f"{purpose} (process {os.getpid()})")
-            handle.flush()
-            try:
+        threads = _THREADS.setdefault(self.path, threading.RLock())
+        if not threads.acquire(timeout=patience):
+            raise OnefoldError(f"{self.path}: another thread still writes after {patience:.0f} s; run again when it has ended")
+        try:
+            if self.path in _HELD:
                 yield
-            finally:
-                del _HELD[self.path]
-                fcntl.flock(handle, fcntl.LOCK_UN)
+                return
+            with (self.path / ".lock").open("a+") as handle:
+                _acquire(handle, self.path, patience)
+                _HELD.add(self.path)
+                handle.seek(0)
+                handle.truncate()
+                handle.write(f"{purpose} (process {os.getpid()})")
+                handle.flush()
+                try:
+                    yield
+                finally:
+                    _HELD.discard(self.path)
+                    fcntl.flock(handle, fcntl.LOCK_UN)
+        finally:
+            threads.release()
 
     @contextlib.contextmanager
-    def connect(self, purpose: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    def connect(self, purpose: str, patience: float = 600.0) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open the warehouse for writing, under the lock, with UTC as the session's time zone."""
-        with self.writing(purpose):
+        with self.writing(purpose, patience):
             self.temporary.mkdir(parents=True, exist_ok=True)
             connection = duckdb.connect(str(self.warehouse))
             try:
+                self.warehouse.chmod(0o600)  # it holds contact data
                 connection.execute("set TimeZone = 'UTC'")
                 connection.execute(f"set temp_directory = '{quoted(self.temporary / 'spill')}'")
                 yield connection
@@ -147,8 +154,9 @@ def transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     connection.execute("commit")
 
 
-# One entry for each home this process writes; flock alone would dead-lock a nested call.
-_HELD: dict[Path, object] = {}
+# The homes that this process holds, and who of its threads may: flock alone knows processes only.
+_HELD: set[Path] = set()
+_THREADS: dict[Path, threading.RLock] = {}
 
 
 def _acquire(handle, home: Path, patience: float) -> None:
@@ -165,7 +173,7 @@ def _acquire(handle, home: Path, patience: float) -> None:
                     f"{home}: still held by {holder} after {patience:.0f} s; wait for it to end, or stop it, and run again"
                 ) from None
             if not told:
-                log.info("waiting for %s", holder)
+                log.warning("waiting for %s", holder)
                 told = True
             time.sleep(0.2)
 

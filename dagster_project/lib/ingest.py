@@ -149,16 +149,14 @@ def ingest_channel(home: Home, channel: ChannelContract, settings: Settings, set
 
 
 def new_files(home: Home, channel: ChannelContract, settings: Settings) -> list[LandedFile]:
-    """Complete files of a channel that no ingestion has seen; opens no warehouse, and passes over what cannot be listed."""
+    """Complete files on this machine that no ingestion of a channel has seen; opens neither warehouse nor network."""
     state, unseen = State(home), []
     for name, entity in channel.entities.items():
         for source in entity.sources:
-            seen = state.seen_files(f"{channel.table(name)}/{source.name}", entity.fingerprint)
-            try:
-                found = landed_files(home, channel, name, source, settings.landing_settle_seconds)
-            except UnreachableError as error:
-                log.warning("%s", error)
+            if source.is_remote:
                 continue
+            seen = state.seen_files(f"{channel.table(name)}/{source.name}", entity.fingerprint)
+            found = landed_files(home, channel, name, source, settings.landing_settle_seconds)
             unseen += [file for file in found if file.identity not in seen]
     return unseen
 
@@ -189,6 +187,8 @@ class _Batch:
                 else:
                     try:
                         self._stage(connection, path, batch_id, content, load)
+                    except UnreachableError:
+                        raise
                     except OnefoldError as error:
                         self._refuse(connection, batch_id, content, str(error), load)
                 # Told also of a known file: a run that was killed after its commit had no time to.
@@ -210,6 +210,8 @@ class _Batch:
             seq = next_sequence(connection)
             insert_accepted(connection, self.table, self.entity, batch_id, seq, f"'{quoted(self.file.uri)}'")
             self._quarantine(connection, batch_id)
+            if not self.file.is_unchanged():
+                raise UnreachableError(f"{self.file.uri}: changed while it was read; the next run reads it again")
             connection.execute(
                 f"insert into staging._loads values ({', '.join('?' * 18)}, now()::timestamp)",
                 [
@@ -306,8 +308,9 @@ def type_and_deduplicate(connection, entity: Entity, source: Source, mapped: str
     try:
         connection.execute(f"create or replace temp table mapped as {mapped}")
     except duckdb.Error as error:
-        summary = str(error).strip().splitlines()[0]
-        raise OnefoldError(f"the source '{source.name}' does not fit this file: {summary}; correct its mapping") from error
+        raise OnefoldError(
+            f"the source '{source.name}' does not fit this file: {reading.without_values(error)}; correct its mapping"
+        ) from error
     typed = mapping.typed_sql(entity, "select * from mapped", zone, source.time_format)
     connection.execute(
         f"""
@@ -319,9 +322,14 @@ def type_and_deduplicate(connection, entity: Entity, source: Source, mapped: str
         from ({typed})
         """
     )
+    learn_phones_of(connection, "(select * from typed where _verdict = 'accepted')", entity, settings)
+
+
+def learn_phones_of(connection, relation: str, entity: Entity, settings: Settings) -> None:
+    """Have every spelling in an entity's columns of phones parsed once for the home's region."""
     phones = [name for name, column in entity.columns.items() if column.format in ("phone", "identifier")]
     if phones:
-        learn_phones(connection, "(select * from typed where _verdict = 'accepted')", phones, settings.default_region)
+        learn_phones(connection, relation, phones, settings.default_region)
 
 
 def insert_accepted(connection, table: str, entity: Entity, batch_id: str, seq: int, uri: str) -> None:

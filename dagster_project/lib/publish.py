@@ -14,7 +14,7 @@ from typing import Any
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home, transaction
 from dagster_project.lib.ingest import next_sequence
-from dagster_project.lib.quality import unproven
+from dagster_project.lib.quality import require_proof
 from dagster_project.lib.state import Refresh
 
 log = logging.getLogger("onefold")
@@ -40,6 +40,9 @@ create table if not exists audiences.publications (
 """
 
 
+_OWN_TABLES = {"memberships", "changes", "exclusions", "publications"}
+
+
 @dataclass(frozen=True)
 class Audience:
     """An audience that an exposure of the dbt project publishes."""
@@ -49,7 +52,6 @@ class Audience:
     description: str
     owner: str  # e-mail address
     purpose: str
-    model: str  # dbt's unique id
     reads: frozenset[str]  # every table it is built from, as layer/table
 
 
@@ -70,31 +72,25 @@ def audiences(manifest: dict[str, Any]) -> list[Audience]:
     """The audiences that dbt's manifest exposes, by name.
 
     Raises:
-        OnefoldError: an exposure lacks its purpose.
+        OnefoldError: an exposure lacks its purpose, exposes two audiences, or its name is not its model's.
     """
     found = []
     for exposure in manifest["exposures"].values():
         models = [m for m in exposure["depends_on"]["nodes"] if m.startswith("model.onefold.audiences_")]
-        if len(models) != 1:
+        if not models:
             continue
+        place = f"{exposure['original_file_path']}: exposure {exposure['name']}"
+        if models != [f"model.onefold.audiences_{exposure['name']}"]:
+            raise OnefoldError(f"{place}: depends on {', '.join(models)}; expose one audience, under its own name")
+        if exposure["name"] in _OWN_TABLES:
+            raise OnefoldError(f"{place}: publication keeps a table of this name; choose another")
         purpose = exposure["config"].get("meta", {}).get("purpose")
         if not purpose:
-            raise OnefoldError(
-                f"{exposure['original_file_path']}: exposure {exposure['name']}: config.meta.purpose is missing; "
-                "say what consent is asked for, such as marketing"
-            )
+            raise OnefoldError(f"{place}: config.meta.purpose is missing; say what consent is asked for, such as marketing")
         reads = frozenset(f"{n['schema']}/{n['alias']}" for n in _ancestors(manifest, models[0]))
-        found.append(
-            Audience(
-                exposure["name"],
-                exposure["label"] or exposure["name"],
-                exposure["description"],
-                exposure["owner"]["email"],
-                purpose,
-                models[0],
-                reads,
-            )
-        )
+        label = exposure["label"] or exposure["name"]
+        owner = exposure["owner"]["email"]
+        found.append(Audience(exposure["name"], label, exposure["description"], owner, purpose, reads))
     return sorted(found, key=lambda audience: audience.name)
 
 
@@ -116,61 +112,75 @@ def publish(home: Home, audience: Audience, refresh: Refresh) -> Publication:
     now = refresh.as_of.replace(tzinfo=None)
     with home.connect(f"publication of {audience.name}") as connection:
         prepare_audiences(connection)
-        if problems := unproven(connection, set(audience.reads), refresh.number):
-            raise OnefoldError(
-                f"{audience.name} is not published: {'; '.join(problems)} (refresh {refresh.number}). "
-                "Put the data right and refresh again; `onefold status` shows the numbers"
-            )
+        try:
+            require_proof(connection, set(audience.reads), refresh)
+        except OnefoldError as error:
+            raise OnefoldError(f"{audience.name} is not published: {error}") from error
         _select_members(connection, audience)
-        counts = connection.execute(
-            """
-            select
-                (select count(*) from wanted) as source,
-                (select count(*) from wanted where reason is not null) as excluded,
-                (select count(*) from members) as members,
-                (select count(*) from difference where operation = 'add') as added,
-                (select count(*) from difference where operation = 'remove') as removed
-            """
+        source, excluded, before = connection.execute(
+            "select (select count(*) from wanted), (select count(*) from wanted where reason is not null), "
+            "(select count(*) from members)"
         ).fetchone()
-        source, excluded, before, added, removed = counts
-        if source == 0 and before > 0:
-            raise OnefoldError(
-                f"{audience.name} is not published: its model has no rows, and an empty source removes nobody "
-                f"(it has {before} members). If that is meant, remove the exposure instead"
-            )
+        is_emptied = source == 0 and before > 0
+        if is_emptied:  # nobody leaves but those who must not stay
+            connection.execute("delete from difference where customer_id in (select customer_id from consenting)")
+        added, removed = connection.execute(
+            "select count(*) filter (operation = 'add'), count(*) filter (operation = 'remove') from difference"
+        ).fetchone()
         version = connection.execute(
             "select coalesce(max(version), 0) from audiences.publications where audience = ?", [audience.name]
         ).fetchone()[0]
+        _write_exclusions(connection, audience)
         if added or removed or version == 0:
             version += 1
             _commit_version(connection, audience, refresh, version, now, before, added, removed, excluded)
         files = _deliver(home, connection, audience)
-    return Publication(audience.name, version, before + added - removed, added, removed, excluded, files[-1] if files else None)
+        if is_emptied:
+            raise OnefoldError(
+                f"{audience.name} is not published: its model has no rows, and an empty source removes nobody who consents "
+                f"({before - removed} members stay). If it is meant, remove the exposure instead"
+            )
+    members = before + added - removed
+    return Publication(audience.name, version, members, added, removed, excluded, files[-1] if files else None)
+
+
+def _write_exclusions(connection, audience: Audience) -> None:
+    with transaction(connection):
+        connection.execute("delete from audiences.exclusions where audience = ?", [audience.name])
+        connection.execute(
+            "insert into audiences.exclusions select ?, customer_id, reason from wanted where reason is not null",
+            [audience.name],
+        )
 
 
 def _select_members(connection, audience: Audience) -> None:
-    """Make the temporary tables `wanted` (with the reason of an exclusion), `members` (of now) and `difference`.
+    """Make the temporary tables `consenting`, `wanted` (with the reason of an exclusion), `members` (now) and `difference`.
 
     A channel's own grant counts unless a later statement for all channels takes it back.
     """
     connection.execute(
+        """
+        create or replace temp table consenting as
+        select distinct own.customer_id
+        from unified.consents as own
+        left join unified.consents as everywhere
+            on everywhere.customer_id = own.customer_id and everywhere.purpose = own.purpose and everywhere.channel = 'any'
+            and everywhere.status <> 'granted' and everywhere.as_of >= own.as_of
+        where own.purpose = ? and own.status = 'granted' and everywhere.customer_id is null
+        """,
+        [audience.purpose],
+    )
+    connection.execute(
         f"""
         create or replace temp table wanted as
-        with stated as (select * from unified.consents where purpose = $purpose),
-        granted as (
-            select g.customer_id from stated as g
-            left join stated as everywhere
-                on everywhere.customer_id = g.customer_id and everywhere.channel = 'any' and everywhere.status <> 'granted'
-                and everywhere.as_of >= g.as_of
-            where g.status = 'granted' and everywhere.customer_id is null
-        )
         select distinct source.customer_id, case
-            when source.customer_id in (select customer_id from granted) then null
-            when source.customer_id in (select customer_id from stated) then 'consent denied or withdrawn'
+            when source.customer_id in (select customer_id from consenting) then null
+            when source.customer_id in (select customer_id from unified.consents where purpose = ?)
+                then 'consent denied or withdrawn'
             else 'no consent' end as reason
         from audiences.{audience.name} as source
         """,
-        {"purpose": audience.purpose},
+        [audience.purpose],
     )
     connection.execute(
         "create or replace temp table members as "
@@ -204,10 +214,6 @@ def _commit_version(connection, audience, refresh, version, now, before, added, 
         connection.execute(
             "insert into audiences.changes select ?, ?, operation, customer_id, ? from difference order by all",
             [name, version, now],
-        )
-        connection.execute("delete from audiences.exclusions where audience = ?", [name])
-        connection.execute(
-            "insert into audiences.exclusions select ?, customer_id, reason from wanted where reason is not null", [name]
         )
         connection.execute(
             "insert into audiences.publications values (?, ?, ?, ?, ?, ?, ?, ?, null)",

@@ -10,8 +10,10 @@ from typing import Any
 import duckdb
 import yaml
 
+from dagster_project.lib.dbt import built_refresh
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import PROJECT_ROOT
+from dagster_project.lib.state import Refresh
 
 log = logging.getLogger("onefold")
 
@@ -132,8 +134,21 @@ def prepare_results(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(_RESULTS)
 
 
-def unproven(connection: duckdb.DuckDBPyConnection, assets: set[str], refresh: int) -> list[str]:
-    """Why these tables (layer/table) may not be published: blocking suites that failed or did not run in a refresh."""
+def require_proof(connection: duckdb.DuckDBPyConnection, assets: set[str], refresh: Refresh) -> None:
+    """Let nothing leave that a refresh has not built and checked.
+
+    Args:
+        assets: the tables that are about to leave, with everything they are built from (layer/table).
+
+    Raises:
+        OnefoldError: another refresh built the tables since, or one of the blocking suites failed or did not run.
+    """
+    built = built_refresh(connection)
+    if built != refresh.number:
+        by = f"refresh {built}, which did not finish," if built else "somebody by hand"
+        raise OnefoldError(
+            f"the tables were built by {by} after refresh {refresh.number} was checked; run `onefold refresh` first"
+        )
     prepare_results(connection)
     problems = []
     for suite in suites():
@@ -141,13 +156,14 @@ def unproven(connection: duckdb.DuckDBPyConnection, assets: set[str], refresh: i
             continue
         ran, passed = connection.execute(
             "select count(*), coalesce(bool_and(success), false) from quality.results where refresh = ? and suite = ?",
-            [refresh, suite.name],
+            [refresh.number, suite.name],
         ).fetchone()
         if not ran:
             problems.append(f"{suite.name} did not run on {suite.asset}")
         elif not passed:
             problems.append(f"{suite.name} failed on {suite.asset}")
-    return problems
+    if problems:
+        raise OnefoldError(f"{'; '.join(problems)} (refresh {refresh.number}); put the data right and run `onefold refresh`")
 
 
 def _validate(suite: Suite, frame: Any) -> list[dict[str, Any]]:

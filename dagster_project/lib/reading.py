@@ -38,14 +38,25 @@ def read_file(connection: duckdb.DuckDBPyConnection, path: Path, source: Source)
     try:
         columns = readers[file_format](connection, path, source, file_format, compression)
     except duckdb.Error as error:
-        summary = str(error).strip().splitlines()[0]
-        raise OnefoldError(f"cannot be read as {file_format}: {summary}; repair the file and land it again") from error
+        raise OnefoldError(
+            f"cannot be read as {file_format}: {without_values(error)}; repair the file and land it again"
+        ) from error
     return Raw(tuple(columns), _count(connection, "raw"), _count(connection, "malformed"))
+
+
+def without_values(error: duckdb.Error) -> str:
+    """An error of DuckDB in one line, without the values it quotes: they may be contact data, and this is shown and logged."""
+    return re.sub(r"'[^']*'", "'…'", str(error).strip().splitlines()[0])
 
 
 def identifier(name: str) -> str:
     """A name as a SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(path: Path) -> str:
+    """A path inside a SQL literal that names just this file: DuckDB takes [, * and ? for patterns."""
+    return quoted(re.sub(r"([\[*?])", r"[\1]", str(path)))
 
 
 def _pointer(name: str) -> str:
@@ -78,7 +89,7 @@ def _read_delimited(connection, path: Path, source: Source, file_format: str, co
         f"""
         create or replace temp table raw as
         select row_number() over () as _row, * from read_csv(
-            '{quoted(path)}', columns = {{{columns}}}, auto_detect = false, header = true,
+            '{_literal(path)}', columns = {{{columns}}}, auto_detect = false, header = true,
             delim = '{quoted(delimiter)}', quote = '"', escape = '"', compression = '{compression}',
             store_rejects = true, rejects_table = 'csv_errors', rejects_scan = 'csv_scans')
         """
@@ -110,13 +121,13 @@ def _header(connection, path: Path, delimiter: str, compression: str) -> list[st
 def _lines(path: Path, compression: str) -> str:
     """Relation of a file's lines as they are, one column `text`; what is not UTF-8 goes to the table csv_errors."""
     return f"""read_csv(
-        '{quoted(path)}', columns = {{'text': 'varchar'}}, header = false, delim = chr(1), quote = '', escape = '',
+        '{_literal(path)}', columns = {{'text': 'varchar'}}, header = false, delim = chr(1), quote = '', escape = '',
         auto_detect = false, strict_mode = false, compression = '{compression}', max_line_size = 20000000,
         store_rejects = true, rejects_table = 'csv_errors', rejects_scan = 'csv_scans')"""
 
 
 def _read_json_lines(connection, path: Path, source: Source, file_format: str, compression: str) -> list[str]:
-    reader = f"""read_json_objects('{quoted(path)}', format = 'newline_delimited', ignore_errors = true,
+    reader = f"""read_json_objects('{_literal(path)}', format = 'newline_delimited', ignore_errors = true,
                                    compression = '{"uncompressed" if compression == "none" else compression}')"""
     numbered = f"select row_number() over () as _row, json from {reader}"
     connection.execute(f"create or replace temp table objects as {numbered}")
@@ -171,7 +182,7 @@ def raw_from_objects(connection: duckdb.DuckDBPyConnection, names: list[str]) ->
 def _read_parquet(connection, path: Path, source: Source, file_format: str, compression: str) -> list[str]:
     if compression != "none":
         raise OnefoldError("is Parquet packed once more; Parquet compresses inside: land it without .gz or .zst")
-    reader = f"read_parquet('{quoted(path)}', file_row_number = true)"
+    reader = f"read_parquet('{_literal(path)}', file_row_number = true)"
     described = connection.execute(f"describe select * exclude (file_row_number) from {reader}").fetchall()
     # Nested values become JSON text, as those of JSON lines are.
     fields = ", ".join(

@@ -27,7 +27,7 @@ class Replay:
 
 def list_rejected(home: Home, channel: str | None = None, limit: int = 50) -> list[dict[str, object]]:
     """Rows that wait in quarantine, newest first; with payloads, so keep the answer to those who may see contact data."""
-    with home.connect("rejected list") as connection:
+    with home.connect("rejected list", patience=30) as connection:
         prepare_warehouse(connection, {})
         cursor = connection.execute(
             """

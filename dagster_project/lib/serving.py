@@ -1,6 +1,6 @@
 """Serving: a read-only copy of the public tables, replaced in one atomic step, masked for BI and private for activation.
 
-A version is a folder. Small tables are inside its two DuckDB files; `unified.customer_events` lies beside as Parquet parts,
+A version is a folder. Small tables are inside its two DuckDB files; those that grow with events lie beside as Parquet parts,
 one a month, of which a new version writes only those that changed.
 """
 
@@ -15,14 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import duckdb
+
 from dagster_project.lib.home import Home, quoted
+from dagster_project.lib.quality import require_proof
 from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import Refresh
 
 log = logging.getLogger("onefold")
 
 # Tables that grow with events and not with customers, and the time that cuts them into parts.
-PARTED = {"unified.customer_events": "occurred_at"}
+PARTED = {"unified.customer_events": "occurred_at", "unified.purchases": "occurred_at", "identity.evidence": "seen_at"}
 
 
 @dataclass(frozen=True)
@@ -67,31 +70,46 @@ def public_tables(manifest: dict[str, Any]) -> list[PublicTable]:
 
 
 def serve(home: Home, tables: list[PublicTable], refresh: Refresh, settings: Settings) -> Version:
-    """Build a new version and switch `serving/current` to it; readers of older versions keep theirs for a while."""
+    """Build a new version and switch `serving/current` to it; readers of older versions keep theirs for a while.
+
+    Raises:
+        OnefoldError: the warehouse holds tables of another refresh, or one of its blocking suites failed or did not run.
+    """
     started = time.time_ns()
     draft = home.serving / f".building-{started}"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
-        with home.connect("serving") as connection:
-            previous = _parts_of(home.serving / "current")
-            parts = _write_parts(home, connection, tables, previous)
-            for flavour, file in (("masked", "onefold.duckdb"), ("private", "onefold_private.duckdb")):
-                _write_file(connection, draft / file, flavour, tables, parts, refresh)
+    with home.connect("serving") as connection:
+        require_proof(connection, {table.name.replace(".", "/") for table in tables}, refresh)
+        for left_behind in home.serving.glob(".building-*"):  # by a run that was killed
+            shutil.rmtree(left_behind)
+        draft.mkdir(parents=True, mode=0o700)
+        previous = _parts_of(home.serving / "current")
+        parts = _write_parts(home, connection, tables, previous)
+        for flavour, file in (("masked", "onefold.duckdb"), ("private", "onefold_private.duckdb")):
+            _write_file(connection, draft / file, flavour, tables, parts, refresh)
+        (draft / "parts.json").write_text(json.dumps(parts, indent=1))
         (draft / "onefold.duckdb").chmod(0o444)
         (draft / "onefold_private.duckdb").chmod(0o600)
-        (draft / "parts.json").write_text(json.dumps(parts, indent=1))
+        draft.chmod(0o755)
         version = home.serving / "versions" / f"{refresh.number:08}-{started}"
         version.parent.mkdir(exist_ok=True)
         draft.rename(version)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    _switch(home.serving / "current", version)
-    _remove_old(home, settings, version)
+        _switch(home.serving / "current", version)
+        _remove_old(home, settings, version)
     count = sum(len(files) for files in parts.values())
     written = sum(1 for key, files in parts.items() for f in files if f not in previous.get(key, []))
     log.info("serving: %d tables, %d of %d parts written anew", len(tables), written, count)
     return Version(version, len(tables), count, written)
+
+
+def served_publications(home: Home) -> int:
+    """How many publications the current version knows of."""
+    file = home.serving / "current" / "onefold_private.duckdb"
+    if not file.exists():
+        return 0
+    with duckdb.connect(str(file.resolve()), read_only=True) as connection:
+        if not _exists(connection, "audiences.publications"):
+            return 0
+        return connection.execute("select count(*) from audiences.publications").fetchone()[0]
 
 
 def _write_parts(home: Home, connection, tables: list[PublicTable], previous: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -116,6 +134,7 @@ def _write_parts(home: Home, connection, tables: list[PublicTable], previous: di
                 file = folder / f"{name}-{seq}-{rows}-{fingerprint}.parquet"
                 if not (file.exists() and str(file) in previous.get(key, [])):
                     fresh = file.with_suffix(".part")
+                    fresh.touch(mode=0o600)
                     connection.execute(
                         f"copy (select {_columns(table, flavour)} from {table.name} where {month} = '{name}' "
                         f"order by {PARTED[table.name]}, 1) to '{quoted(fresh)}' (format parquet, compression zstd)"

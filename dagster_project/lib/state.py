@@ -53,6 +53,7 @@ class State:
         self._path = home.state
         with self._transaction() as connection:
             connection.executescript(_SCHEMA)
+        self._path.chmod(0o600)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -131,6 +132,14 @@ class State:
                 (suite, number, approved_by, reason, datetime.now(UTC).isoformat()),
             )
         return number
+
+    def approved_load(self, suite: str) -> int:
+        """The last load that was in the refresh which somebody approved; 0 where nobody approved anything."""
+        with self._transaction() as connection:
+            row = connection.execute(
+                "select max(loaded) from approvals join refreshes using (refresh) where suite = ?", (suite,)
+            ).fetchone()
+        return row[0] or 0
 
     def approved_since(self, suite: str) -> int:
         """The refresh with which a suite's history begins; 0 where nobody approved anything."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import dagster as dg
+import duckdb
 
 from dagster_project.lib import dbt, serving
 from dagster_project.lib.errors import OnefoldError
@@ -42,17 +43,19 @@ def deliveries() -> dg.Definitions:
             raise dg.Failure(
                 "no refresh has finished yet, so there is nothing to publish; run the job refresh", allow_retries=False
             )
-        stopped, changed = [], False
+        stopped = []
         for audience in exposed:
             try:
                 publication = publish(home, audience, refresh)
-            except OnefoldError as error:
+            except (OnefoldError, duckdb.Error) as error:
                 context.log.error(str(error))
                 stopped.append(str(error))
                 continue
-            changed |= publication.file is not None
             yield dg.MaterializeResult(asset_key=["deliveries", audience.name], metadata=_metadata(publication))
-        if changed:
+        with home.connect("publications") as connection:
+            published = connection.execute("select count(*) from audiences.publications").fetchone()[0]
+        # Also where an earlier run was killed between publication and serving.
+        if published > serving.served_publications(home):
             version = serving.serve(home, tables, refresh, Settings.of(home))
             context.log.info(f"served {version.path.name} with the new memberships")
         if stopped:

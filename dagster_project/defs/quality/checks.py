@@ -17,7 +17,7 @@ def _check(suite: quality.Suite) -> dg.AssetChecksDefinition:
     def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         home = Home.from_environment()
         state = State(home)
-        refresh = state.begun_refresh(context.run.run_id)
+        refresh = state.begun_refresh(context.run.root_run_id or context.run.run_id)
         if refresh is None:
             raise dg.Failure("there is no refresh to judge yet; run the job refresh first", allow_retries=False)
         try:

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from dagster_project.lib import dbt, serving
+from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
 from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import State
@@ -25,8 +26,13 @@ def served() -> dg.Definitions:
     )
     def current(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         home, state = Home.from_environment(), State(Home.from_environment())
-        refresh = state.refresh(context.run.run_id)
-        version = serving.serve(home, tables, refresh, Settings.of(home))
+        refresh = state.begun_refresh(context.run.root_run_id or context.run.run_id)
+        if refresh is None:
+            raise dg.Failure("there is no refresh to serve yet; run the job refresh", allow_retries=False)
+        try:
+            version = serving.serve(home, tables, refresh, Settings.of(home))
+        except OnefoldError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
         state.finish_refresh(refresh)
         return dg.MaterializeResult(metadata=serving_metadata(version))
 

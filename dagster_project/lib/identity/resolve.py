@@ -12,6 +12,7 @@ from datetime import datetime
 import duckdb
 import numpy as np
 
+from dagster_project.lib.home import transaction
 from dagster_project.lib.identity.components import connected_components
 from dagster_project.lib.keyed import tokens
 
@@ -60,7 +61,7 @@ class Resolution:
 
 
 def resolve(connection: duckdb.DuckDBPyConnection, *, graph: str, seq: int, as_of: datetime, key: bytes) -> Resolution:
-    """Bring `identity.assignments` and its ledger up to the candidate graph; idempotent, in the caller's transaction.
+    """Bring `identity.assignments` and its ledger up to the candidate graph, in one transaction; idempotent.
 
     Args:
         graph: SELECT of left_node_id, right_node_id, is_active, _seq.
@@ -68,6 +69,11 @@ def resolve(connection: duckdb.DuckDBPyConnection, *, graph: str, seq: int, as_o
         as_of: the moment the changes are dated with, UTC.
         key: secret of ids and tokens.
     """
+    with transaction(connection):
+        return _resolve(connection, graph, seq, as_of, key)
+
+
+def _resolve(connection, graph: str, seq: int, as_of: datetime, key: bytes) -> Resolution:
     connection.execute(_TABLES)
     solved = connection.execute("select coalesce(max(seq), 0) from identity._solved").fetchone()[0]
     _affected_nodes(connection, graph, solved)
@@ -83,7 +89,17 @@ def resolve(connection: duckdb.DuckDBPyConnection, *, graph: str, seq: int, as_o
 
 
 def _affected_nodes(connection, graph: str, solved: int) -> None:
-    """Identifiers whose links or usability changed since the last solution, with all others of their customers."""
+    """Identifiers whose links or usability changed since the last solution, with all others of their customers.
+
+    After a rebuild of nodes or edges that is every identifier: what is gone from them can no longer be seen there.
+    """
+    rebuilt = connection.execute(
+        f"""
+        select coalesce((select min(_seq) from identity.nodes) > {solved}, true)
+            or coalesce((select min(_seq) from ({graph})) > {solved}, false)
+        """
+    ).fetchone()[0]
+    everything = "union select node_id from identity.assignments union select node_id from identity.nodes" if rebuilt else ""
     connection.execute(
         f"""
         create or replace temp table touched as
@@ -101,6 +117,7 @@ def _affected_nodes(connection, graph: str, solved: int) -> None:
         select left_node_id from ({graph}) semi join turned on turned.node_id = right_node_id
         union
         select right_node_id from ({graph}) semi join turned on turned.node_id = left_node_id
+        {everything}
         """
     )
     connection.execute(
@@ -113,12 +130,17 @@ def _affected_nodes(connection, graph: str, solved: int) -> None:
             where customer_id in (select customer_id from identity.assignments semi join touched using (node_id))
         )
         select
-            row_number() over (order by nodes.first_seen_at nulls last, nodes.node_id) - 1 as position,
-            nodes.node_id, nodes.identifier_type, nodes.identifier_value, nodes.is_person, nodes.is_usable,
+            row_number() over (order by nodes.first_seen_at nulls last, reached.node_id) - 1 as position,
+            reached.node_id,
+            coalesce(nodes.identifier_type, kept.identifier_type) as identifier_type,
+            coalesce(nodes.identifier_value, kept.identifier_value) as identifier_value,
+            coalesce(nodes.is_person, kept.is_person) as is_person,
+            coalesce(nodes.is_usable, false) as is_usable,
             nodes.first_seen_at, kept.customer_id as old_customer_id, kept.identifier_token
-        from identity.nodes as nodes
-        semi join reached using (node_id)
-        left join identity.assignments as kept on kept.node_id = nodes.node_id
+        from reached
+        left join identity.nodes as nodes on nodes.node_id = reached.node_id
+        left join identity.assignments as kept on kept.node_id = reached.node_id
+        where nodes.node_id is not null or kept.node_id is not null
         """
     )
 
@@ -184,13 +206,12 @@ def _claim_ids(connection, seq: int, key: bytes) -> None:
         """
     )
     # An id that once was given, and split off or redirected since, is not given again: the hash is taken once more.
-    while rows := connection.execute("select cluster, oldest, attempt, oldest_seen_at from nameless").fetchall():
-        names = [oldest if not attempt else f"{oldest}#{attempt}" for _, oldest, attempt, _ in rows]
-        found = {
-            "cluster": np.array([r[0] for r in rows], dtype=np.int64),
-            "customer_id": np.array([f"c_{t}" for t in tokens(key, names, 20)], dtype=object),
-        }
-        connection.register("named", found)
+    while connection.execute("select count(*) from nameless").fetchone()[0]:
+        rows = connection.execute(
+            "select cluster, case when attempt = 0 then oldest else concat(oldest, '#', attempt) end as name from nameless"
+        ).fetchnumpy()
+        names = np.array([f"c_{token}" for token in tokens(key, rows["name"], 20)], dtype=object)
+        connection.register("named", {"cluster": rows["cluster"], "customer_id": names})
         connection.execute(
             f"""
             create or replace temp table fresh as

@@ -16,10 +16,10 @@ select
     evidence.right_value,
     min(evidence.rule) as rule,
     cast(1.0 as double) as confidence,
-    min(evidence.seen_at) as first_seen_at,
-    max(evidence.seen_at) as last_seen_at,
+    min(case when evidence.is_current then evidence.seen_at end) as first_seen_at,
+    max(case when evidence.is_current then evidence.seen_at end) as last_seen_at,
     count(case when evidence.is_current then 1 end) as record_count,
-    {{ distinct_text('evidence.channel') }} as sources,
+    {{ distinct_text('case when evidence.is_current then evidence.channel end') }} as sources,
     bool_or(evidence.is_current) as is_active,
     {{ seq() }}
 from {{ ref('identity_evidence') }} as evidence

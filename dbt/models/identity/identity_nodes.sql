@@ -14,10 +14,10 @@ select
     min(sightings.priority) as priority,
     min(sightings.priority) < 100 as is_person,
     coalesce(bool_or(sightings.is_usable and sightings.is_current), false) as is_usable,
-    min(sightings.seen_at) as first_seen_at,
-    max(sightings.seen_at) as last_seen_at,
+    min(case when sightings.is_current then sightings.seen_at end) as first_seen_at,
+    max(case when sightings.is_current then sightings.seen_at end) as last_seen_at,
     count(case when sightings.is_current then 1 end) as record_count,
-    {{ distinct_text('sightings.channel') }} as sources,
+    {{ distinct_text('case when sightings.is_current then sightings.channel end') }} as sources,
     {{ seq() }}
 from {{ ref('identity_sightings') }} as sightings
 inner join touched

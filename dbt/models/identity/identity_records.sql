@@ -1,14 +1,14 @@
 -- Grain: one record that carries identifiers, with the one it is attributed by (its most trusted usable one) and the
--- customer that one belongs to; where none is usable, the customer is null. Fed by sightings and assignments; read by
--- unified and quality.
+-- customer that one belongs to; where none is usable, the customer is null, and where none is left, the identifier too.
+-- Fed by sightings and assignments; read by unified and quality.
 -- depends_on: {{ ref('identity_changes') }}
 {{ config(unique_key='record_key') }}
 
 with touched as (
-    select distinct source_table, record_id from {{ ref('identity_sightings') }} where {{ is_new() }}
+    select distinct channel, source_table, record_id from {{ ref('identity_sightings') }} where {{ is_new() }}
     {% if is_incremental() -%}
     union
-    select kept.source_table, kept.record_id
+    select kept.channel, kept.source_table, kept.record_id
     from {{ this }} as kept
     inner join (
         select identifier_type, identifier_value from {{ ref('identity_changes') }} where {{ is_new() }}
@@ -34,25 +34,26 @@ ranked as (
 
 final as (
     select
-        concat(ranked.source_table, ':', ranked.record_id) as record_key,
-        ranked.channel,
-        ranked.source_table,
-        ranked.record_id,
+        concat(touched.source_table, ':', touched.record_id) as record_key,
+        touched.channel,
+        touched.source_table,
+        touched.record_id,
         ranked.identifier_type,
         ranked.identifier_value,
-        ranked.is_usable,
+        coalesce(ranked.is_usable, false) as is_usable,
         assignments.customer_id,
         {{ 'kept.customer_id' if is_incremental() else 'cast(null as string)' }} as previous_customer_id,
         ranked.seen_at
-    from ranked
+    from touched
+    left join ranked
+        on ranked.source_table = touched.source_table and ranked.record_id = touched.record_id and ranked.trust_rank = 1
     left join {{ ref('identity_assignments') }} as assignments
         on assignments.identifier_type = ranked.identifier_type
         and assignments.identifier_value = ranked.usable_value
     {% if is_incremental() -%}
     left join {{ this }} as kept
-        on kept.source_table = ranked.source_table and kept.record_id = ranked.record_id
+        on kept.source_table = touched.source_table and kept.record_id = touched.record_id
     {%- endif %}
-    where ranked.trust_rank = 1
 )
 
 select *, {{ seq() }} from final

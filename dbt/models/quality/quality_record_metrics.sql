@@ -5,7 +5,9 @@
 -- Records of one channel that name the same person by the same identifier count once: a page view does not match the page
 -- view before it.
 with named as (
-    select distinct channel, identifier_type, identifier_value, customer_id from {{ ref('identity_records') }}
+    select distinct channel, identifier_type, identifier_value, customer_id
+    from {{ ref('identity_records') }}
+    where identifier_type is not null
 ),
 
 reach as (
@@ -39,15 +41,26 @@ valid as (
     group by grouping sets ((channel, identifier_type), (identifier_type))
 ),
 
+-- The batches that no finished refresh has taken in; what was replayed since is no longer rejected.
+waiting as (
+    select batch_id, count(*) as rejected
+    from {{ source('staging', '_rejected') }}
+    where replayed_in is null
+    group by batch_id
+),
+
 loads as (
     select
-        coalesce(channel, '*') as channel,
-        sum(rows_read) as read,
-        sum(case when status = 'loaded' then rows_rejected else 0 end) as rejected,
-        sum(rows_duplicate) as duplicate,
-        max_by(batch_id, seq) as batch_id
-    from {{ source('staging', '_loads') }}
-    group by grouping sets ((channel), ())
+        coalesce(batches.channel, '*') as channel,
+        sum(batches.rows_read) as read,
+        coalesce(sum(waiting.rejected), 0) as rejected,
+        sum(batches.rows_duplicate) as duplicate,
+        max_by(batches.batch_id, batches.seq) as batch_id
+    from {{ source('staging', '_loads') }} as batches
+    left join waiting on waiting.batch_id = batches.batch_id
+    where batches.seq > {{ var('judged_from', 0) }} and batches.status = 'loaded'
+    group by grouping sets ((batches.channel), ())
+    having count(*) > 0
 ),
 
 clusters as (

@@ -7,6 +7,8 @@ with touched as (
     union
     select customer_id from {{ ref('unified_customer_attributes') }} where {{ is_new() }}
     union
+    select customer_id from {{ ref('identity_records') }} where {{ is_new() }}
+    union
     select previous_customer_id from {{ ref('identity_records') }} where {{ is_new() }}
     union
     select from_customer_id from {{ ref('identity_changes') }} where {{ is_new() }}
