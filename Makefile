@@ -31,7 +31,7 @@ format: $(READY)
 # The lock holds exact versions and hashes for every supported Python, and no index address.
 lock: $(READY)
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
 		--extra dev pyproject.toml --output-file requirements.lock
 
 $(READY): requirements.lock pyproject.toml

@@ -1,6 +1,5 @@
 """The command `onefold`."""
 
-import json as json_module
 import logging
 import os
 import signal
@@ -11,21 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.progress import Progress
 
+from dagster_project import terminal
 from dagster_project.lib import answers, progress
 from dagster_project.lib.contracts import ChannelContract, load_channels
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import PROJECT_ROOT, Home
 from dagster_project.lib.settings import Settings
-
-# Progress and problems go to the error stream, so that answers and --json stay clean.
-problems_console = Console(stderr=True)
-answer_console = Console(width=None if sys.stdout.isatty() else 140)
+from dagster_project.terminal import answer, bar, table
 
 
 class _Command(click.Command):
@@ -67,7 +61,7 @@ def main(context: click.Context, home: Path | None, verbose: bool) -> None:
     context.obj = Home.from_environment()
     logger = logging.getLogger("onefold")
     logger.setLevel(logging.INFO if verbose else logging.WARNING)
-    logger.handlers = [RichHandler(console=problems_console, show_path=False)]
+    logger.handlers = [RichHandler(console=terminal.problems, show_path=False)]
     logger.propagate = False
 
 
@@ -83,7 +77,7 @@ def demo(home: Home, people: int, days: int, seed: int, as_json: bool) -> None:
     Example: onefold --home /tmp/company demo --people 300
     """
     if answers.simulated(home):
-        problems_console.print(f"Using the sample company that {home.path} holds already.")
+        terminal.problems.print(f"Using the sample company that {home.path} holds already.")
     elif any(home.landing.glob("*/*/*")):
         raise OnefoldError(f"{home.path} holds data of its own; give the demo another home: onefold --home FOLDER demo")
     else:
@@ -92,10 +86,7 @@ def demo(home: Home, people: int, days: int, seed: int, as_json: bool) -> None:
     _run(home, "refresh")
     _run(home, "publish")
     summary = answers.summary(home)
-    if as_json:
-        click.echo(_json(summary))
-    else:
-        answer_console.print(*_summary_tables(summary), sep="\n")
+    answer(as_json, summary, *_summary(summary))
     if not ingested:
         sys.exit(1)
 
@@ -113,11 +104,8 @@ def simulate(home: Home, people: int, days: int, seed: int, until: datetime | No
     Example: onefold --home /tmp/company simulate --people 5000 --seed 3
     """
     counts = _simulate(home, people, days, seed, until.date() if until else datetime.now(UTC).date())
-    _print(
-        as_json,
-        counts,
-        f"{counts['rows']:,} rows of {counts['people']:,} people in {counts['files']} files below {home.landing}",
-    )
+    told = f"{counts['rows']:,} rows of {counts['people']:,} people in {counts['files']} files below {home.landing}"
+    answer(as_json, counts, told)
 
 
 @main.command()
@@ -131,10 +119,7 @@ def ingest(home: Home, channels: tuple[str, ...], as_json: bool) -> None:
     """
     complete = _ingest(home, channels or None)
     content = answers.ledger(home)
-    if as_json:
-        click.echo(_json(content))
-    else:
-        answer_console.print(_table("Loaded so far", content))
+    answer(as_json, content, table("Loaded so far", content))
     if not complete:
         sys.exit(1)
 
@@ -154,7 +139,7 @@ def refresh(home: Home, as_of: datetime | None, full: bool) -> None:
     if full:
         tags["onefold/full_refresh"] = "true"
     _run(home, "refresh", tags=tags)
-    answer_console.print(f"served: {home.serving / 'current' / 'onefold.duckdb'}")
+    terminal.answers.print(f"served: {home.serving / 'current' / 'onefold.duckdb'}")
 
 
 @main.command()
@@ -164,10 +149,7 @@ def publish(home: Home, as_json: bool) -> None:
     """Publish what changed in the audiences since they were last published."""
     _run(home, "publish")
     content = answers.audiences(home)
-    if as_json:
-        click.echo(_json(content))
-    else:
-        answer_console.print(_table("Audiences", content))
+    answer(as_json, content, table("Audiences", content))
 
 
 @main.command()
@@ -178,7 +160,7 @@ def dev(home: Home, port: int) -> None:
     home.prepare()
     load_channels(home)
     environment = {**os.environ, "ONEFOLD_HOME": str(home.path), "DAGSTER_HOME": str(home.dagster)}
-    problems_console.print(f"Dagster: http://127.0.0.1:{port}   landing: {home.landing}   (Ctrl-C stops)")
+    terminal.problems.print(f"Dagster: http://127.0.0.1:{port}   landing: {home.landing}   (Ctrl-C stops)")
     command = [
         str(Path(sys.executable).with_name("dagster")),
         "dev",
@@ -203,10 +185,7 @@ def dev(home: Home, port: int) -> None:
 def status(home: Home, as_json: bool) -> None:
     """What was loaded, how good it is, what was served and published."""
     content = answers.status(home)
-    if as_json:
-        click.echo(_json(content))
-    else:
-        answer_console.print(*_summary_tables(content), sep="\n")
+    answer(as_json, content, *_summary(content))
 
 
 @main.command()
@@ -228,7 +207,7 @@ def approve(home: Home, suite: str, reason: str, by: str) -> None:
             f"'{suite}' is not judged by what is usual, so that nothing can be approved; {', '.join(approvable)} are"
         )
     number = State(home).approve(suite, by, reason)
-    answer_console.print(f"{suite}: the usual begins anew with refresh {number}; run `onefold refresh`")
+    terminal.answers.print(f"{suite}: the usual begins anew with refresh {number}; run `onefold refresh`")
 
 
 @main.command()
@@ -241,12 +220,9 @@ def customer(home: Home, who: str, as_json: bool) -> None:
     Examples: onefold customer c_0a1b…   onefold customer email:li@example.com
     """
     content = answers.customer(home, who)
-    if as_json:
-        click.echo(_json(content))
-        return
-    answer_console.print(_table("Customer", [{"field": k, "value": v} for k, v in content["profile"].items() if v is not None]))
-    for part in ("identifiers", "tags", "consents", "events"):
-        answer_console.print(_table(part.title(), content[part]))
+    profile = [{"field": field, "value": value} for field, value in content["profile"].items() if value is not None]
+    parts = [table(part.title(), content[part]) for part in ("identifiers", "tags", "consents", "events")]
+    answer(as_json, content, table("Customer", profile), *parts)
 
 
 @main.group(cls=_Group)
@@ -264,14 +240,11 @@ def rejected_list(home: Home, channel: str | None, limit: int, as_json: bool) ->
     from dagster_project.lib.rejected import list_rejected
 
     rows = list_rejected(home, channel, limit)
-    if as_json:
-        click.echo(_json(rows))
-    else:
-        shown = [
-            {"file": r["source_uri"], "row": r["source_row"], "reason": r["reason"], "payload": (r["payload"] or "")[:120]}
-            for r in rows
-        ]
-        answer_console.print(_table("Quarantine", shown))
+    shown = [
+        {"file": r["source_uri"], "row": r["source_row"], "reason": r["reason"], "payload": (r["payload"] or "")[:120]}
+        for r in rows
+    ]
+    answer(as_json, rows, table("Quarantine", shown))
 
 
 @rejected.command("replay")
@@ -282,13 +255,12 @@ def rejected_replay(home: Home, as_json: bool) -> None:
     from dagster_project.lib.rejected import replay
 
     results = [
-        {"table": r.table, "tried": r.tried, "accepted": r.accepted}
+        {"table": r.table, "tried": r.tried, "accepted": r.accepted, "problem": r.problem}
         for r in replay(home, load_channels(home), Settings.of(home))
     ]
-    if as_json:
-        click.echo(_json(results))
-    else:
-        answer_console.print(_table("Replayed", results))
+    answer(as_json, results, table("Replayed", results))
+    if any(result["problem"] for result in results):
+        sys.exit(1)
 
 
 @main.group(cls=_Group)
@@ -301,7 +273,8 @@ def tag() -> None:
 @click.pass_obj
 def tag_list(home: Home, as_json: bool) -> None:
     """The catalogue: what each tag means, who owns it, how many customers have it."""
-    _show_rows(as_json, "Tags", answers.tags(home))
+    rows = answers.tags(home)
+    answer(as_json, rows, table("Tags", rows))
 
 
 @main.group(cls=_Group)
@@ -314,7 +287,8 @@ def audience() -> None:
 @click.pass_obj
 def audience_list(home: Home, as_json: bool) -> None:
     """Every published audience with its version, size and file."""
-    _show_rows(as_json, "Audiences", answers.audiences(home))
+    rows = answers.audiences(home)
+    answer(as_json, rows, table("Audiences", rows))
 
 
 @main.command()
@@ -327,7 +301,7 @@ def check(home: Home) -> None:
     Settings.of(home)
     channels = load_channels(home)
     manifest = dbt.manifest(home.prepare())
-    answer_console.print(
+    terminal.answers.print(
         f"{len(channels)} channels, {sum(len(c.entities) for c in channels.values())} entities, "
         f"{len(quality.suites())} suites, {len(exposed(manifest))} audiences: all well formed"
     )
@@ -351,12 +325,13 @@ def _simulate(home: Home, people: int, days: int, seed: int, until: date) -> dic
     from simulator import simulate as run_simulation
 
     home.prepare()
-    with _bar() as bar:
+    with bar() as shown:
         tasks: dict[str, Any] = {}
 
         def report(step: str, done: int, total: int) -> None:
-            task = tasks.setdefault(step, bar.add_task(f"simulating {step}", total=total) if step not in tasks else None)
-            bar.update(task, completed=done)
+            if step not in tasks:
+                tasks[step] = shown.add_task(f"simulating {step}", total=total)
+            shown.update(tasks[step], completed=done)
 
         try:
             counts = run_simulation(
@@ -373,51 +348,45 @@ def _ingest(home: Home, names: tuple[str, ...] | None) -> bool:
     if unknown := set(names or ()) - set(channels):
         raise OnefoldError(f"there is no channel {', '.join(sorted(unknown))}; there are {', '.join(channels)}")
     broken: list[str] = []
-    with _bar() as bar:
-        task = bar.add_task("ingesting", total=len(names or channels))
+    with bar() as shown:
+        task = shown.add_task("ingesting", total=len(names or channels))
         for name in names or channels:
-            broken += _run_quietly(home, "ingest", bar, name, channel=channels[name])
-            bar.advance(task)
+            broken += _run_quietly(home, "ingest", shown, name, channel=channels[name])
+            shown.advance(task)
     for problem in broken:
-        problems_console.print(f"[red]{problem}[/red]", highlight=False)
+        terminal.problems.print(f"[red]{problem}[/red]", highlight=False)
     return not broken
 
 
 def _run(home: Home, job: str, tags: dict[str, str] | None = None) -> None:
-    with _bar() as bar:
-        broken = _run_quietly(home, job, bar, {"refresh": "refreshing", "publish": "publishing"}[job], tags=tags)
+    with bar() as shown:
+        broken = _run_quietly(home, job, shown, {"refresh": "refreshing", "publish": "publishing"}[job], tags=tags)
     if broken:
         raise OnefoldError("\n".join(broken))
 
 
 def _run_quietly(
-    home: Home, job: str, bar: Progress, label: str, channel: ChannelContract | None = None, tags: dict[str, str] | None = None
+    home: Home,
+    job: str,
+    shown: Progress,
+    label: str,
+    channel: ChannelContract | None = None,
+    tags: dict[str, str] | None = None,
 ) -> list[str]:
-    task = bar.add_task(label, total=None)
+    task = shown.add_task(label, total=None)
 
     def show(what: str, done: int, total: int) -> None:
-        bar.update(task, description=f"{label} · {what}"[:60], completed=done, total=total)
+        shown.update(task, description=f"{label} · {what}"[:60], completed=done, total=total)
 
     from dagster_project.jobs import problems, run_job
 
     with progress.listening(show):
         result = run_job(home, job, channel=channel, tags=tags)
-    bar.remove_task(task)
+    shown.remove_task(task)
     return problems(result)
 
 
-def _bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=problems_console,
-        transient=True,
-    )
-
-
-def _summary_tables(content: dict[str, Any]) -> list[Any]:
+def _summary(content: dict[str, Any]) -> list[Any]:
     titles = {
         "channels": "Rows by channel",
         "quality": "Quality",
@@ -425,45 +394,5 @@ def _summary_tables(content: dict[str, Any]) -> list[Any]:
         "tags": "Tags",
         "audiences": "Audiences",
     }
-    tables: list[Any] = [_table(title, content[part]) for part, title in titles.items() if content.get(part)]
+    tables: list[Any] = [table(title, content[part]) for part, title in titles.items() if content.get(part)]
     return [*tables, *content.get("next", [])]
-
-
-def _show_rows(as_json: bool, title: str, rows: list[dict[str, Any]]) -> None:
-    if as_json:
-        click.echo(_json(rows))
-    else:
-        answer_console.print(_table(title, rows))
-
-
-def _print(as_json: bool, content: Any, text: str) -> None:
-    if as_json:
-        click.echo(_json(content))
-    else:
-        answer_console.print(text)
-
-
-def _table(title: str, rows: list[dict[str, Any]]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    for name, example in (rows[0] if rows else {"nothing yet": ""}).items():
-        numeric = isinstance(example, int | float) and not isinstance(example, bool)
-        table.add_column(name.replace("_", " "), overflow="fold", justify="right" if numeric else "left")
-    for row in rows:
-        table.add_row(*(_text(value) for value in row.values()))
-    return table
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:,.3f}"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    if isinstance(value, datetime):
-        return value.isoformat(sep=" ", timespec="seconds")
-    return str(value)
-
-
-def _json(content: Any) -> str:
-    return json_module.dumps(content, ensure_ascii=False, indent=2, default=str)

@@ -138,7 +138,7 @@ def publish(home: Home, audience: Audience, refresh: Refresh) -> Publication:
         if is_emptied:
             raise OnefoldError(
                 f"{audience.name} is not published: its model has no rows, and an empty source removes nobody who consents "
-                f"({before - removed} members stay). If it is meant, remove the exposure instead"
+                f"({before - removed} members stay); see why audiences.{audience.name} is empty"
             )
     members = before + added - removed
     return Publication(audience.name, version, members, added, removed, excluded, files[-1] if files else None)

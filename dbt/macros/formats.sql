@@ -19,12 +19,15 @@
     {{ return('(13[0-9]|15[0-35-9]|18[0-9]|19[0-35-9])[0-9]{8}') }}
 {%- endmacro %}
 
-{# Three columns of a contact value: its one form (null: unusable), as it came, and whether it was valid. #}
-{% macro contact(column, kind) -%}
-    {%- set normal = email(column) if kind == 'email' else phone(column) -%}
-    {{ normal }} as {{ column }},
+{# Three columns of a value: its one form (null: unusable), as it came, and whether it was valid (null: nothing given). #}
+{% macro normal(column, form) -%}
+    {{ form }} as {{ column }},
     {{ column }} as {{ column }}_given,
-    case when {{ column }} is not null then ({{ normal }}) is not null end as is_{{ column }}_valid
+    case when {{ column }} is not null then ({{ form }}) is not null end as is_{{ column }}_valid
+{%- endmacro %}
+
+{% macro contact(column, kind) -%}
+    {{ normal(column, email(column) if kind == 'email' else phone(column)) }}
 {%- endmacro %}
 
 {# Three columns of a value whose row says what it is: its type, its one form (null: unusable), and as it came. #}

@@ -208,7 +208,7 @@ def _claim_ids(connection, seq: int, key: bytes) -> None:
     # An id that once was given, and split off or redirected since, is not given again: the hash is taken once more.
     while connection.execute("select count(*) from nameless").fetchone()[0]:
         rows = connection.execute(
-            "select cluster, case when attempt = 0 then oldest else concat(oldest, '#', attempt) end as name from nameless"
+            "select cluster, concat('customer ', attempt, ' ', oldest) as name from nameless"
         ).fetchnumpy()
         names = np.array([f"c_{token}" for token in tokens(key, rows["name"], 20)], dtype=object)
         connection.register("named", {"cluster": rows["cluster"], "customer_id": names})

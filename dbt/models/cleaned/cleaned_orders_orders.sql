@@ -19,8 +19,7 @@ select
     discount,
     trim(coupon) as coupon,
     trim(shipping_city) as shipping_city,
-    {{ country('shipping_country') }} as shipping_country,
-    shipping_country as shipping_country_given,
+    {{ normal('shipping_country', country('shipping_country')) }},
     updated_at
 from staged
 {{ join_rates('staged', 'currency', 'ordered_at') }}

@@ -8,6 +8,8 @@ with measured as (
     union all
     select 'known_customers', count(case when is_known then 1 end), count(*) from {{ ref('unified_customers') }}
     union all
+    select 'amount_conversion', count(amount_base), count(amount) from {{ ref('unified_customer_events') }}
+    union all
     select 'event_attribution', count(customer_id), count(*) from {{ ref('unified_customer_events') }}
 )
 

@@ -1,0 +1,59 @@
+"""What the command line shows: answers on the output, progress and problems on the error stream."""
+
+import json
+import sys
+from datetime import datetime
+from typing import Any
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+# Two streams, so that answers and --json stay clean; a wide table where the output is a file.
+problems = Console(stderr=True)
+answers = Console(width=None if sys.stdout.isatty() else 140)
+
+
+def answer(as_json: bool, content: Any, *shown: Any) -> None:
+    """Print the content as JSON, or what is shown to people."""
+    if as_json:
+        click.echo(json.dumps(content, ensure_ascii=False, indent=2, default=str))
+    else:
+        answers.print(*shown, sep="\n")
+
+
+def bar() -> Progress:
+    """A progress bar that leaves nothing behind."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=problems,
+        transient=True,
+    )
+
+
+def table(title: str, rows: list[dict[str, Any]]) -> Table:
+    """Rows with the keys of the first as columns."""
+    result = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for name, example in (rows[0] if rows else {"nothing yet": ""}).items():
+        is_number = isinstance(example, int | float) and not isinstance(example, bool)
+        result.add_column(name.replace("_", " "), overflow="fold", justify="right" if is_number else "left")
+    for row in rows:
+        result.add_row(*(_text(value) for value in row.values()))
+    return result
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:,.3f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ", timespec="seconds")
+    return str(value)
