@@ -144,3 +144,14 @@ def test_rows_that_were_replayed_no_longer_count_as_rejected(home: Home) -> None
     _build(home, refresh=2)
     assert _rows(home, rate.format(2)) == [(0.0,)]
     assert _rows(home, "select count(*) from cleaned.orders_orders") == [(100,)]
+
+
+def test_a_lost_warehouse_is_loaded_again_from_landing(home: Home) -> None:
+    _land(home, "orders/orders/a.csv", [_order("o1"), _order("o2")])
+    channel = load_channels(home)["orders"]
+    ingest_channel(home, channel, Settings.of(home))
+    home.warehouse.unlink()
+    ingest_channel(home, channel, Settings.of(home))
+    assert _rows(home, "select count(*) from staging.orders_orders") == [(2,)]
+    [load, *_] = ingest_channel(home, channel, Settings.of(home))
+    assert (load.files, load.known_files) == (0, 1)

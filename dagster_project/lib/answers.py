@@ -43,7 +43,8 @@ def quality(home: Home) -> Rows:
         """
         select metric, value, numerator, denominator from quality.metrics
         where channel = '*' and identifier_type = '*' and refresh = (select max(refresh) from quality.metrics)
-            and metric in ('integration_rate', 'match_rate', 'reject_rate', 'duplicate_rate', 'event_attribution', 'amount_conversion')
+            and metric in (
+                'integration_rate', 'match_rate', 'reject_rate', 'duplicate_rate', 'event_attribution', 'amount_conversion')
         order by metric
         """,
     )

@@ -121,6 +121,12 @@ def ingest_channel(home: Home, channel: ChannelContract, settings: Settings, set
         settle: leave files alone that changed within `landing_settle_seconds`, as they may still be written.
     """
     state, loads = State(home), []
+    with home.connect(f"ingest of {channel.channel}") as connection:
+        prepare_warehouse(connection, {channel.channel: channel})
+        written = connection.execute("select value from staging._sequence").fetchone()[0]
+    if written < state.progress("loaded"):
+        log.warning("the warehouse is older than state.sqlite (a backup, or a new one): every landed file is looked at again")
+        state.start_over(written)
     for name, entity in channel.entities.items():
         load = EntityLoad(channel.table(name))
         for source in entity.sources:
@@ -177,7 +183,6 @@ class _Batch:
             content = content_hash(path)
             batch_id = hashlib.sha256(f"{self.table}|{self.source.name}|{content}".encode()).hexdigest()[:16]
             with self.home.connect(f"ingest of {self.file.uri}") as connection:
-                prepare_warehouse(connection, {self.channel.channel: self.channel})
                 before = connection.execute(
                     "select status, contract, source_uri from staging._loads where batch_id = ?", [batch_id]
                 ).fetchone()

@@ -93,6 +93,12 @@ class State:
                 (name, value),
             )
 
+    def start_over(self, written: int) -> None:
+        """Forget which files were read: the warehouse was replaced by one whose last write is `written`."""
+        with self._transaction() as connection:
+            connection.execute("delete from landed_files")
+            connection.execute("update progress set value = min(value, ?) where name in ('loaded', 'refreshed')", (written,))
+
     def refresh(self, run_id: str, as_of: datetime | None = None) -> Refresh:
         """The refresh that a Dagster run carries out; begun when the run's first step asks for it."""
         now = datetime.now(UTC)
