@@ -225,7 +225,9 @@ def test_another_component_type_names_file_and_the_type_expected(tmp_path):
 
 
 def test_a_home_adds_a_source_to_a_shipped_entity(home):
-    (home.sources / "erp.yaml").write_text("channel: crm\nentities: {contacts: [{name: erp, rename: {contact_id: KUNNR}}]}")
+    (home.sources / "erp.yaml").write_text(
+        "channel: crm\nentities: {contacts: [{name: erp, location: erp/*.csv, rename: {contact_id: KUNNR}}]}"
+    )
     sources = load_channels(home)["crm"].entities["contacts"].sources
     assert [source.name for source in sources] == ["landing", "erp"]
 
@@ -243,6 +245,7 @@ WRONG_SOURCES = {
         "no column 'mail'",
     ),
     "name taken": ("channel: crm\nentities: {contacts: [{name: landing}]}", "sources", "give each its own"),
+    "no location": ("channel: crm\nentities: {contacts: [{name: erp}]}", "sources", "give one a location"),
     "unknown key": (
         "channel: crm\nentities: {contacts: [{name: erp, renames: {}}]}",
         "entities.contacts.0.renames",
