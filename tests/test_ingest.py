@@ -949,3 +949,17 @@ def test_a_source_with_its_own_location_and_the_default_one_load_a_file_once(hom
     default, own = Source().model_dump(), Source(name="erp", location="shop/things/erp/*.csv").model_dump()
     ingest(home, shop(default, own))
     assert [batch["source"] for batch in ledger(home)] == ["erp"]
+
+
+@pytest.mark.parametrize("name", ["o[1].csv", "p*.csv", "q?.csv", "it's.csv"])
+def test_a_file_name_that_looks_like_a_pattern_names_one_file(home, name):
+    """DuckDB expands patterns; beside each lies the file that it would also match."""
+    folder = home.landing / "crm" / "contacts"
+    folder.mkdir(parents=True)
+    for other in ("o1.csv", "p2.csv", "q3.csv"):
+        (folder / other).write_text(f"contact_id,updated_at\nother {other},2025-01-01\n")
+    (folder / name).write_text("contact_id,updated_at\nitself,2025-01-01\n")
+    ingest_channel(home, load_channels(home)["crm"], Settings.of(home))
+    with home.connect("test") as connection:
+        rows = connection.execute("select contact_id, count(*) from staging.crm_contacts group by 1 order by 1").fetchall()
+    assert rows == [("itself", 1), ("other o1.csv", 1), ("other p2.csv", 1), ("other q3.csv", 1)]

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 
@@ -236,3 +237,26 @@ def test_a_held_home_does_not_hold_another(held, new_home):
 def test_a_writer_may_take_its_own_lock_again(home):
     with home.writing("outer", patience=0), home.writing("inner", patience=0), home.connect("innermost") as connection:
         assert connection.execute("select 1").fetchone() == (1,)
+
+
+def test_two_threads_do_not_write_at_once(home):
+    """flock alone knows processes only."""
+    inside, most = 0, 0
+    begin = threading.Barrier(4)
+
+    def write() -> None:
+        nonlocal inside, most
+        begin.wait()
+        for _ in range(20):
+            with home.writing("test"):
+                inside += 1
+                most = max(most, inside)
+                time.sleep(0.001)
+                inside -= 1
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1

@@ -14,6 +14,17 @@ with items as (
     from {{ ref('cleaned_pos_receipt_items') }}
 ),
 
+-- Lines that are new, and those whose order or product is.
+touched as (
+    select purchase_id from items where {{ is_new() }}
+    union
+    select purchase_id from items
+    where event_id in (select event_id from {{ ref('unified_customer_events') }} where {{ is_new() }})
+    union
+    select purchase_id from items
+    where product_id in (select product_id from {{ ref('cleaned_catalog_products') }} where {{ is_new() }})
+),
+
 final as (
     select
         items.purchase_id,
@@ -32,10 +43,9 @@ final as (
                 / nullif(cast(events.amount as double), 0) as decimal(18, 4))
         end as amount_base
     from items
+    inner join touched on touched.purchase_id = items.purchase_id
     inner join {{ ref('unified_customer_events') }} as events on events.event_id = items.event_id
     left join {{ ref('cleaned_catalog_products') }} as products on products.product_id = items.product_id
-    where {{ is_new('items') }}
-        {%- if is_incremental() %} or {{ is_new('events') }} or {{ is_new('products') }}{% endif %}
 )
 
 select *, {{ seq() }} from final
