@@ -127,8 +127,9 @@ def ingest(home: Home, channels: tuple[str, ...], as_json: bool) -> None:
 @main.command()
 @click.option("--as-of", type=click.DateTime(), help="The moment that stands for now, UTC (default: now).")
 @click.option("--full", is_flag=True, help="Build every model anew; customer ids are kept.")
+@as_json_option
 @click.pass_obj
-def refresh(home: Home, as_of: datetime | None, full: bool) -> None:
+def refresh(home: Home, as_of: datetime | None, full: bool, as_json: bool) -> None:
     """Build everything from what was loaded, check it, and serve it.
 
     Example: onefold refresh --as-of 2026-01-31
@@ -139,7 +140,8 @@ def refresh(home: Home, as_of: datetime | None, full: bool) -> None:
     if full:
         tags["onefold/full_refresh"] = "true"
     _run(home, "refresh", tags=tags)
-    terminal.answers.print(f"served: {home.serving / 'current' / 'onefold.duckdb'}")
+    served = str(home.serving / "current" / "onefold.duckdb")
+    answer(as_json, {"served": served}, f"served: {served}")
 
 
 @main.command()
@@ -192,8 +194,9 @@ def status(home: Home, as_json: bool) -> None:
 @click.argument("suite")
 @click.option("--reason", required=True, help="Why the change is right; kept with your name.")
 @click.option("--by", default=lambda: os.environ.get("USER", "unknown"), show_default="$USER", help="Who approves.")
+@as_json_option
 @click.pass_obj
-def approve(home: Home, suite: str, reason: str, by: str) -> None:
+def approve(home: Home, suite: str, reason: str, by: str, as_json: bool) -> None:
     """Take a failed suite's present numbers for the new usual; the next refresh is judged by them.
 
     Example: onefold approve identity --reason "the new app brings visitors that nobody knows yet"
@@ -207,7 +210,8 @@ def approve(home: Home, suite: str, reason: str, by: str) -> None:
             f"'{suite}' is not judged by what is usual, so that nothing can be approved; {', '.join(approvable)} are"
         )
     number = State(home).approve(suite, by, reason)
-    terminal.answers.print(f"{suite}: the usual begins anew with refresh {number}; run `onefold refresh`")
+    told = f"{suite}: the usual begins anew with refresh {number}; run `onefold refresh`"
+    answer(as_json, {"suite": suite, "since_refresh": number}, told)
 
 
 @main.command()
@@ -292,8 +296,9 @@ def audience_list(home: Home, as_json: bool) -> None:
 
 
 @main.command()
+@as_json_option
 @click.pass_obj
-def check(home: Home) -> None:
+def check(home: Home, as_json: bool) -> None:
     """Check settings, contracts, mappings, suites and dbt models without touching data."""
     from dagster_project.lib import dbt, quality
     from dagster_project.lib.publish import audiences as exposed
@@ -301,10 +306,13 @@ def check(home: Home) -> None:
     Settings.of(home)
     channels = load_channels(home)
     manifest = dbt.manifest(home.prepare())
-    terminal.answers.print(
-        f"{len(channels)} channels, {sum(len(c.entities) for c in channels.values())} entities, "
-        f"{len(quality.suites())} suites, {len(exposed(manifest))} audiences: all well formed"
-    )
+    counts = {
+        "channels": len(channels),
+        "entities": sum(len(channel.entities) for channel in channels.values()),
+        "suites": len(quality.suites()),
+        "audiences": len(exposed(manifest)),
+    }
+    answer(as_json, counts, f"{', '.join(f'{n} {what}' for what, n in counts.items())}: all well formed")
 
 
 @main.command("dbt", context_settings={"ignore_unknown_options": True, "help_option_names": []})

@@ -29,7 +29,9 @@ def run_job(
     job = _definitions(home).resolve_job_def(name)
     selection = None
     if channel:
-        selection = [dg.AssetKey(["staging", channel.table(entity)]) for entity in channel.entities]
+        from dagster_project.defs.automation import channel_assets
+
+        selection = channel_assets(channel)
         tags = {**(tags or {}), "onefold/channel": channel.channel}
     with dg.DagsterInstance.get() as instance:
         return job.execute_in_process(

@@ -429,6 +429,33 @@ print(len(seen))
     assert int(output) >= 2
 
 
+# Ask ----------------------------------------------------------------------------------------------------------------
+
+
+def test_every_answer_is_also_json(company: Home) -> None:
+    [(customer, identifier)] = _rows(
+        company,
+        "select customer_id, concat(identifier_type, ':', identifier_value) from identity.assignments "
+        "where identifier_type = 'email' order by 2 limit 1",
+    )
+    commands = ["status", "tag list", "audience list", "rejected list --limit 3", "check"]
+    commands += [f"customer {identifier}", f"customer {customer}"]
+    answered = {command: json.loads(_cli(company, *command.split(), "--json").stdout) for command in commands}
+    assert len(answered["status"]["channels"]) == 17
+    assert {row["tag"] for row in answered["tag list"]} >= {"rfm", "city", "lifecycle"}
+    assert len(answered["audience list"]) == 6
+    assert len(answered["rejected list --limit 3"]) == 3
+    assert answered[f"customer {identifier}"] == answered[f"customer {customer}"]
+    assert answered[f"customer {customer}"]["profile"]["customer_id"] == customer
+    assert answered["check"]["entities"] == 23
+
+
+def test_an_unknown_customer_is_an_error_with_a_remedy(company: Home) -> None:
+    done = _cli(company, "customer", "nobody")
+    assert done.returncode == 1
+    assert "nobody is known as 'nobody'; give a customer id" in done.stderr
+
+
 # By itself ----------------------------------------------------------------------------------------------------------
 
 

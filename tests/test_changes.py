@@ -120,6 +120,8 @@ def test_changed_settings_ask_for_a_full_refresh_and_get_one(home: Home) -> None
     (home.path / "onefold.yaml").write_text("default_region: GB\n")
     with pytest.raises(OnefoldError, match="onefold refresh --full"):
         _build(home)
+    with pytest.raises(OnefoldError, match="onefold refresh --full"):  # one model alone would hide that the others are old
+        _build(home, "run", "--full-refresh", "--select", "cleaned_crm_contacts")
     _build(home, "build", *MODELS, "--full-refresh")
     assert _rows(home, "select phone, is_phone_valid from cleaned.crm_contacts") == [("+447400123456", True)]
     _build(home)

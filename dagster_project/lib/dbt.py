@@ -100,7 +100,10 @@ def run(
             prepare_warehouse(connection, load_channels(home))
             seq = next_sequence(connection)
             if arguments[0] in _WRITING:
-                _note_build(connection, home, (variables or {}).get("refresh", 0), full="--full-refresh" in arguments)
+                refresh = (variables or {}).get("refresh", 0)
+                # A rebuild of some models by hand leaves the others as they were; the steps of a refresh build all.
+                is_whole = refresh > 0 or not _SELECTING & {argument.split("=")[0] for argument in arguments}
+                _note_build(connection, home, refresh, full="--full-refresh" in arguments and is_whole)
         moment = (as_of or datetime.now(UTC)).replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
         os.environ["ONEFOLD_HOME"] = str(home.path)  # read by profiles.yml
         given = {**project_variables(home), "seq": seq, "as_of": moment, **(variables or {})}
@@ -113,6 +116,7 @@ def run(
             DuckDBConnectionManager.close_all_connections()
 
 
+_SELECTING = {"--select", "-s", "--models", "-m", "--exclude", "--selector"}
 _WRITING = {"build", "run", "seed", "snapshot"}
 _QUIET = ["--log-level", "none", "--log-level-file", "none"]
 

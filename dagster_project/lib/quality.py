@@ -12,7 +12,7 @@ import yaml
 
 from dagster_project.lib.dbt import built_refresh
 from dagster_project.lib.errors import OnefoldError
-from dagster_project.lib.home import PROJECT_ROOT
+from dagster_project.lib.home import PROJECT_ROOT, transaction
 from dagster_project.lib.state import Refresh
 
 log = logging.getLogger("onefold")
@@ -26,7 +26,7 @@ create table if not exists quality.results (
     asset varchar not null,
     expectation varchar not null,
     success boolean not null,
-    observed varchar not null,  -- JSON: the values that broke the expectation, else the range seen
+    observed varchar not null,  -- JSON: the first values judged, and those that broke the expectation
     reason varchar not null,
     checked_at timestamp not null
 )
@@ -106,23 +106,13 @@ def judge(connection: duckdb.DuckDBPyConnection, suite: Suite, refresh: int, sin
     success = all(result["success"] for result in results)
     rows = connection.execute(suite.look_at).df() if not success else None
     now = datetime.now(UTC).replace(tzinfo=None)
-    connection.execute("begin")
-    connection.execute("delete from quality.results where refresh = ? and suite = ?", [refresh, suite.name])
-    for result in results:
-        connection.execute(
-            "insert into quality.results values (?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                refresh,
-                suite.name,
-                suite.asset,
-                result["expectation"],
-                result["success"],
-                json.dumps(result["observed"]),
-                result["reason"],
-                now,
-            ],
-        )
-    connection.execute("commit")
+    with transaction(connection):
+        connection.execute("delete from quality.results where refresh = ? and suite = ?", [refresh, suite.name])
+        for result in results:
+            said = [result["expectation"], result["success"], json.dumps(result["observed"]), result["reason"]]
+            connection.execute(
+                "insert into quality.results values (?, ?, ?, ?, ?, ?, ?, ?)", [refresh, suite.name, suite.asset, *said, now]
+            )
     if not success:
         broken = [f"{r['expectation']}: {r['observed']}" for r in results if not r["success"]]
         log.warning("%s failed on %s: %s", suite.name, suite.asset, "; ".join(broken))

@@ -56,8 +56,11 @@ def deliveries() -> dg.Definitions:
             published = connection.execute("select count(*) from audiences.publications").fetchone()[0]
         # Also where an earlier run was killed between publication and serving.
         if published > serving.served_publications(home):
-            version = serving.serve(home, tables, refresh, Settings.of(home))
-            context.log.info(f"served {version.path.name} with the new memberships")
+            try:
+                version = serving.serve(home, tables, refresh, Settings.of(home))
+                context.log.info(f"served {version.path.name} with the new memberships")
+            except OnefoldError as error:
+                stopped.append(f"memberships are not served: {error}")
         if stopped:
             raise dg.Failure("\n".join(stopped), allow_retries=False)
         state.advance("published", refresh.number)
