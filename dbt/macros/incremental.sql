@@ -14,6 +14,21 @@
     cast({{ var('seq', 0) }} as bigint) as _seq
 {%- endmacro %}
 
+{# Column `_is_revision`: whether models downstream may know an earlier row of the same key. Most rows are new, and what is
+   new needs no search through history; so every model asks history only about revisions. A full build cannot tell. #}
+{% macro revision(condition) -%}
+    {{ condition if is_incremental() else 'true' }} as _is_revision
+{%- endmacro %}
+
+{# Incremental strategy `revised`: new rows are appended, revisions replace the row of their key. #}
+{% macro get_incremental_revised_sql(arguments) -%}
+    {%- set target, key = arguments['target_relation'], arguments['unique_key'] -%}
+    {%- set columns = get_quoted_csv(arguments['dest_columns'] | map(attribute='name')) -%}
+    delete from {{ target }}
+    where {{ key }} in (select {{ key }} from {{ arguments['temp_relation'] }} where _is_revision);
+    insert into {{ target }} ({{ columns }}) select {{ columns }} from {{ arguments['temp_relation'] }}
+{%- endmacro %}
+
 {# The moment that stands for now, UTC. Models never read the clock. #}
 {% macro as_of() -%}
     cast('{{ var("as_of", "1970-01-01 00:00:00") }}' as timestamp)

@@ -23,48 +23,65 @@
     {%- for column, format in entity.columns.items() if format in ('phone', 'identifier') -%}
         {%- do spelled.append(column) -%}
     {%- endfor -%}
-    select fresh.*{% for column in spelled %}, {{ column }}_spelling.e164 as {{ column }}_e164{% endfor %}
-    from (
-        select versions.*, row_number() over (partition by record_id order by _version) as _rank
-        from (
-            select
-                rows.*,
-                {{ record_id(entity.key) }} as record_id,
-                concat(
-                    {{ sortable(entity.updated_at, descending=true) }}, {{ sortable(entity.event_time) }},
-                    _payload_hash, _batch_id, lpad(cast(_source_row as string), 12, '0')
-                ) as _version
-            from {{ staging }} as rows
-            where {{ is_new('rows') }}
-            {%- if rates_at and is_incremental() %}
-                or exists (
-                    select 1 from {{ ref('cleaned_external_fx_rates') }} as rates
-                    where rates._seq > {{ cursor() }}
-                        and rates.currency = upper(trim(rows.currency))
-                        and cast(rows.{{ rates_at }} as date) >= rates.valid_from
-                        and cast(rows.{{ rates_at }} as date) < rates.valid_to
-                )
-            {%- endif %}
-        ) as versions
-    ) as fresh
+    with incoming as (
+        select rows.* from {{ staging }} as rows where {{ is_new('rows') }}
+        {%- if rates_at and is_incremental() %}
+        union all
+        select rows.*
+        from {{ staging }} as rows
+        inner join (select * from {{ ref('cleaned_external_fx_rates') }} where _seq > {{ cursor() }}) as rates
+            on rates.currency = upper(trim(rows.currency))
+            and cast(rows.{{ rates_at }} as date) >= rates.valid_from
+            and cast(rows.{{ rates_at }} as date) < rates.valid_to
+        where rows._seq <= {{ cursor() }}
+        {%- endif %}
+    ),
+
+    versions as (
+        select
+            incoming.*,
+            {{ record_id(entity.key) }} as record_id,
+            concat(
+                {{ sortable(entity.updated_at, descending=true) }}, {{ sortable(entity.event_time) }},
+                _payload_hash, _batch_id, lpad(cast(_source_row as string), 12, '0')
+            ) as _version
+        from incoming
+    ),
+
+    fresh as (
+        select * from (
+            select versions.*, row_number() over (partition by record_id order by _version) as _rank from versions
+        ) as ranked
+        where _rank = 1
+    )
+    {%- if is_incremental() %},
+
+    -- In two steps, so that history is searched by its key alone; versions are read only where a key is known.
+    known as (select record_id from {{ this }} where record_id in (select record_id from fresh)),
+
+    kept as (select record_id, _version from {{ this }} where record_id in (select record_id from known))
+    {%- endif %}
+
+    select
+        fresh.*,
+        {{ revision('kept.record_id is not null') }}
+        {%- for column in spelled %}, {{ column }}_spelling.e164 as {{ column }}_e164{% endfor %}
+    from fresh
     {%- for column in spelled %}
     left join {{ source('staging', '_phones') }} as {{ column }}_spelling
         on {{ column }}_spelling.given = fresh.{{ column }}
         and {{ column }}_spelling.region = '{{ var("default_region", "CN") }}'
     {%- endfor %}
     {%- if is_incremental() %}
-    left join {{ this }} as kept on kept.record_id = fresh.record_id
-    {%- endif %}
-    where fresh._rank = 1
-    {%- if is_incremental() %}
-        and (kept.record_id is null or fresh._version <= kept._version)
+    left join kept on kept.record_id = fresh.record_id
+    where kept.record_id is null or fresh._version <= kept._version
     {%- endif %}
 {%- endmacro %}
 
 {# Columns that every cleaned table opens with; the source row is named so that evidence can be shown. #}
 {% macro carried(source='staged') -%}
     {{ source }}.record_id, {{ source }}._version, {{ source }}._batch_id, {{ source }}._source_uri, {{ source }}._source_row,
-    cast({{ source }}._extra as string) as _extra, {{ seq() }}
+    cast({{ source }}._extra as string) as _extra, {{ source }}._is_revision, {{ seq() }}
 {%- endmacro %}
 
 {% macro record_id(key) -%}

@@ -9,6 +9,7 @@ select
     '{{ table }}' as source_table,
     record_id,
     {{ event_columns() | join(',\n    ') }},
+    {{ revision('_is_revision') }},
     {{ seq() }}
 from {{ ref('cleaned_' ~ table) }}
 where {{ is_new() }}

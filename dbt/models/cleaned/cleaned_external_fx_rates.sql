@@ -1,7 +1,7 @@
 -- Grain: one exchange rate, valid from its day to the day before the next. Fed by external/fx_rates; read by every model
 -- with amounts. Read whole, as it is small and a late rate changes the validity of the one before; only what differs is
 -- written, so that only its amounts are converted again.
-{{ config(unique_key='rate_id') }}
+{{ config(unique_key='rate_id', incremental_strategy='delete+insert') }}
 
 with ranked as (
     select

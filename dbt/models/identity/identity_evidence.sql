@@ -2,21 +2,18 @@
 -- that an earlier version of the record made stays with is_current = false. Fed by sightings; read by edges and explain.
 {{ config(unique_key='evidence_id') }}
 
-with touched as (
-    select distinct source_table, record_id from {{ ref('identity_sightings') }} where {{ is_new() }}
+with fresh as (
+    select * from {{ ref('identity_sightings') }} where {{ is_new() }}
 ),
 
 usable as (
     select
-        sightings.*,
+        fresh.*,
         row_number() over (
-            partition by sightings.source_table, sightings.record_id
-            order by sightings.priority, sightings.identifier_type, sightings.identifier_value
+            partition by source_table, record_id order by priority, identifier_type, identifier_value
         ) as trust_rank
-    from {{ ref('identity_sightings') }} as sightings
-    inner join touched
-        on touched.source_table = sightings.source_table and touched.record_id = sightings.record_id
-    where sightings.is_usable and sightings.is_current
+    from fresh
+    where is_usable and is_current
 ),
 
 links as (
@@ -32,7 +29,8 @@ links as (
         other.identifier_value as right_value,
         'seen_together' as rule,
         coalesce(other.seen_at, anchor.seen_at) as seen_at,
-        true as is_current
+        true as is_current,
+        {{ revision('other._is_revision') }}
     from usable as other
     inner join usable as anchor
         on anchor.source_table = other.source_table and anchor.record_id = other.record_id and anchor.trust_rank = 1
@@ -43,9 +41,10 @@ links as (
 taken_back as (
     select
         kept.evidence_id, kept.channel, kept.source_table, kept.record_id, kept.left_type, kept.left_value,
-        kept.right_type, kept.right_value, kept.rule, kept.seen_at, false as is_current
+        kept.right_type, kept.right_value, kept.rule, kept.seen_at, false as is_current, true as _is_revision
     from {{ this }} as kept
-    inner join touched on touched.source_table = kept.source_table and touched.record_id = kept.record_id
+    inner join (select distinct source_table, record_id from fresh where _is_revision) as records
+        on records.source_table = kept.source_table and records.record_id = kept.record_id
     left join links on links.evidence_id = kept.evidence_id
     where kept.is_current and links.evidence_id is null
 ),

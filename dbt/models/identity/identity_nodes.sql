@@ -1,25 +1,77 @@
--- Grain: one identifier. Fed by sightings; read by the solver and unified.
+-- Grain: one identifier. Fed by sightings; read by the solver and unified. What new records say is added to what was known;
+-- an identifier on a record that changed is counted anew from all its sightings.
 {{ config(unique_key='node_id') }}
 
-with touched as (
-    select distinct identifier_type, identifier_value
-    from {{ ref('identity_sightings') }}
-    where {{ is_new() }}
+with fresh as (
+    select * from {{ ref('identity_sightings') }} where {{ is_new() }}
+),
+
+{% if is_incremental() -%}
+changed as (
+    select distinct identifier_type, identifier_value from fresh where _is_revision
+),
+
+counted as (
+    select sightings.*, false as is_addition
+    from {{ ref('identity_sightings') }} as sightings
+    inner join changed
+        on changed.identifier_type = sightings.identifier_type and changed.identifier_value = sightings.identifier_value
+    union all
+    select fresh.*, true as is_addition
+    from fresh
+    left join changed
+        on changed.identifier_type = fresh.identifier_type and changed.identifier_value = fresh.identifier_value
+    where changed.identifier_type is null
+),
+{%- else -%}
+counted as (select *, false as is_addition from fresh),
+{%- endif %}
+
+said as (
+    select
+        {{ node_id('identifier_type', 'identifier_value') }} as node_id,
+        identifier_type,
+        identifier_value,
+        is_addition,
+        min(priority) as priority,
+        coalesce(bool_or(is_usable and is_current), false) as is_usable,
+        min(case when is_current then seen_at end) as first_seen_at,
+        max(case when is_current then seen_at end) as last_seen_at,
+        count(case when is_current then 1 end) as record_count,
+        {{ distinct_text('case when is_current then channel end') }} as sources
+    from counted
+    group by identifier_type, identifier_value, is_addition
 )
+{%- if is_incremental() %},
+
+known as (select * from {{ this }} where node_id in (select node_id from said where is_addition))
+{%- endif %}
 
 select
-    {{ node_id('sightings.identifier_type', 'sightings.identifier_value') }} as node_id,
-    sightings.identifier_type,
-    sightings.identifier_value,
-    min(sightings.priority) as priority,
-    min(sightings.priority) < 100 as is_person,
-    coalesce(bool_or(sightings.is_usable and sightings.is_current), false) as is_usable,
-    min(case when sightings.is_current then sightings.seen_at end) as first_seen_at,
-    max(case when sightings.is_current then sightings.seen_at end) as last_seen_at,
-    count(case when sightings.is_current then 1 end) as record_count,
-    {{ distinct_text('case when sightings.is_current then sightings.channel end') }} as sources,
+    said.node_id,
+    said.identifier_type,
+    said.identifier_value,
+    {% if is_incremental() -%}
+    least(said.priority, known.priority) as priority,
+    least(said.priority, known.priority) < 100 as is_person,
+    said.is_usable or coalesce(known.is_usable, false) as is_usable,
+    least(said.first_seen_at, known.first_seen_at) as first_seen_at,
+    greatest(said.last_seen_at, known.last_seen_at) as last_seen_at,
+    said.record_count + coalesce(known.record_count, 0) as record_count,
+    {{ merged_text('said.sources', 'known.sources') }} as sources,
+    known.node_id is not null or not said.is_addition as _is_revision,
+    {%- else -%}
+    said.priority,
+    said.priority < 100 as is_person,
+    said.is_usable,
+    said.first_seen_at,
+    said.last_seen_at,
+    said.record_count,
+    said.sources,
+    true as _is_revision,
+    {%- endif %}
     {{ seq() }}
-from {{ ref('identity_sightings') }} as sightings
-inner join touched
-    on touched.identifier_type = sightings.identifier_type and touched.identifier_value = sightings.identifier_value
-group by sightings.identifier_type, sightings.identifier_value
+from said
+{%- if is_incremental() %}
+left join known on known.node_id = said.node_id
+{%- endif %}

@@ -1,5 +1,6 @@
 -- Grain: one identifier on one record, also of an earlier version of the record (is_current = false). Fed by the cleaned
--- models of every entity whose contract names identifiers; read by nodes, evidence and the quality metrics.
+-- models of every entity whose contract names identifiers; read by nodes, evidence, records and the quality metrics.
+-- A record that changes is written anew with all its identifiers, so that readers find it whole among the new rows.
 {{ config(unique_key='sighting_id') }}
 
 with changed as (
@@ -14,7 +15,8 @@ with changed as (
         {{ identifier_priority(type) }} as priority,
         {{ 'coalesce(' ~ column ~ ', ' ~ column ~ '_given)' if has_given else column }} as identifier_value,
         {{ 'coalesce(is_' ~ column ~ '_valid, false)' if has_given else 'true' }} as is_valid,
-        {{ time_of(entity) }} as seen_at
+        {{ time_of(entity) }} as seen_at,
+        _is_revision
     from {{ ref('cleaned_' ~ table) }}
     where {{ is_new() }}
     {{ 'union all' if not loop.last }}
@@ -30,7 +32,8 @@ seen as (
         max(is_valid) as is_valid,
         max(is_valid) and not {{ is_blocked('identifier_value') }} as is_usable,
         min(seen_at) as seen_at,
-        true as is_current
+        true as is_current,
+        {{ revision('bool_or(_is_revision)') }}
     from changed
     where identifier_value is not null
     group by channel, source_table, record_id, identifier_type, priority, identifier_value
@@ -41,9 +44,9 @@ seen as (
 taken_back as (
     select
         kept.sighting_id, kept.channel, kept.source_table, kept.record_id, kept.identifier_type, kept.priority,
-        kept.identifier_value, kept.is_valid, kept.is_usable, kept.seen_at, false as is_current
+        kept.identifier_value, kept.is_valid, kept.is_usable, kept.seen_at, false as is_current, true as _is_revision
     from {{ this }} as kept
-    inner join (select distinct source_table, record_id from changed) as records
+    inner join (select distinct source_table, record_id from changed where _is_revision) as records
         on records.source_table = kept.source_table and records.record_id = kept.record_id
     left join seen on seen.sighting_id = kept.sighting_id
     where kept.is_current and seen.sighting_id is null
