@@ -21,9 +21,11 @@ from google.protobuf.json_format import MessageToDict
 from dagster_project.lib import dbt as onefold_dbt
 from dagster_project.lib.home import Home
 from dagster_project.lib.progress import tell_dbt
+from dagster_project.lib.refresh import scope_of
 from dagster_project.lib.state import State
 
 AS_OF_TAG = "onefold/as_of"
+_NOTHING_NEW = {"status": "nothing new"}
 _RESULTS = {"LogModelResult", "LogSeedResult", "LogSnapshotResult", "LogTestResult"}
 
 
@@ -61,13 +63,24 @@ class DbtInProcess(DbtProjectComponent):
         given = context.run.tags.get(AS_OF_TAG)
         state = State(home)
         refresh = state.refresh(context.run.root_run_id or context.run.run_id, datetime.fromisoformat(given) if given else None)
-        judged_from = max(state.progress("refreshed"), state.approved_load("ingestion"))
+        full = bool(context.run.tags.get("onefold/full_refresh"))
+        scope = scope_of(home, state, refresh, full=full)
         params = get_updated_cli_invocation_params_for_context(context, {}, self.translator)
         arguments = [*self.get_cli_args(context), *params.selection_args]
         if params.indirect_selection:
             arguments += ["--indirect-selection", params.indirect_selection]
-        if context.run.tags.get("onefold/full_refresh"):
+        if full:
             arguments.append("--full-refresh")
+        elif not context.is_subset:
+            arguments += scope.arguments(params.manifest)
+            # What is left out is as good as built; without its output Dagster would skip what is downstream.
+            for node in scope.in_order(params.manifest):
+                key = params.dagster_dbt_translator.get_asset_spec(params.manifest, node, params.dbt_project).key
+                if key in context.selected_asset_keys:
+                    yield dg.Output(None, key.to_python_identifier(), metadata=_NOTHING_NEW)
+                    for check in context.selected_asset_check_keys:
+                        if check.asset_key == key:
+                            yield dg.AssetCheckResult(passed=True, asset_key=key, check_name=check.name, metadata=_NOTHING_NEW)
         events: queue.SimpleQueue = queue.SimpleQueue()
 
         def on_event(event: Any) -> None:
@@ -82,7 +95,7 @@ class DbtInProcess(DbtProjectComponent):
                         home,
                         arguments,
                         as_of=refresh.as_of,
-                        variables={"refresh": refresh.number, "judged_from": judged_from},
+                        variables=scope.variables,
                         on_event=on_event,
                     )
                 )

@@ -42,7 +42,7 @@ def project_variables(home: Home) -> dict[str, Any]:
             }
     return {
         "entities": entities,
-        "tag_models": _models("tags", except_for={"tags_customer_tags", "tags_catalog"}),
+        "tag_models": _models("tags", except_for={"tags_customer_tags", "tags_catalog", "tags_cut_points"}),
         "base_currency": settings.base_currency,
         "default_region": settings.default_region,
     }
@@ -56,11 +56,10 @@ def parse(home: Home) -> Any:
     Raises:
         OnefoldError: with dbt's own message.
     """
-    variables = json.dumps(project_variables(home), sort_keys=True)
     _write_sources(home)
-    parsed = _parse(variables, _fingerprint(), home)
+    parsed = _parse(json.dumps(project_variables(home), sort_keys=True), _fingerprint(), home)
     written = target(home) / "manifest.json"
-    mark = target(home) / f".{hashlib.sha256((variables + _fingerprint()).encode()).hexdigest()[:16]}"
+    mark = target(home) / f".{project_state(home)}"
     if not (written.exists() and mark.exists()):
         target(home).mkdir(parents=True, exist_ok=True)
         for old in target(home).glob(".????????????????"):
@@ -106,7 +105,8 @@ def run(
                 _note_build(connection, home, refresh, full="--full-refresh" in arguments and is_whole)
         moment = (as_of or datetime.now(UTC)).replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
         os.environ["ONEFOLD_HOME"] = str(home.path)  # read by profiles.yml
-        given = {**project_variables(home), "seq": seq, "as_of": moment, **(variables or {})}
+        changed = finished_project(home) != project_state(home)
+        given = {**project_variables(home), "seq": seq, "as_of": moment, "project_changed": changed, **(variables or {})}
         callbacks = [on_event] if on_event else []
         try:
             runner = dbtRunner(manifest=manifest, callbacks=callbacks)
@@ -155,6 +155,23 @@ def _note_build(connection, home: Home, refresh: int, full: bool) -> None:
                 learn_phones_of(connection, f"staging.{channel.table(name)}", entity, Settings.of(home))
     connection.execute("delete from staging._built")
     connection.execute("insert into staging._built values (?, ?)", [refresh, mark])
+
+
+def project_state(home: Home) -> str:
+    """Changes with every file of the dbt project, contract and setting."""
+    content = json.dumps(project_variables(home), sort_keys=True) + _fingerprint()
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def finished_project(home: Home) -> str | None:
+    """The state of the project that the last finished refresh was built with."""
+    file = target(home) / "finished"
+    return file.read_text() if file.exists() else None
+
+
+def note_finished_project(home: Home) -> None:
+    """Remember the present state of the project as that of a finished refresh."""
+    (target(home) / "finished").write_text(project_state(home))
 
 
 def built_refresh(connection) -> int:

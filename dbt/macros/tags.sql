@@ -5,12 +5,28 @@
     cast({{ value }} as string) as value,
     cast({{ number_value }} as double) as number_value,
     cast({{ confidence }} as double) as confidence,
-    {{ as_of() }} as computed_at
+    {{ as_of() }} as computed_at,
+    {{ seq() }}
 {%- endmacro %}
 
 {# One of five groups by percent rank; equal values share a group. 5 is the greatest. #}
 {% macro quintile(expression) -%}
     cast(least(floor(percent_rank() over (order by {{ expression }}) * 5) + 1, 5) as bigint)
+{%- endmacro %}
+
+{# One row: the least value of each band of some measures, as cut on the day, in columns <measure>_<band>. #}
+{% macro cut_points(measures, bands) -%}
+    select
+        {%- for measure in measures %}{% for band in bands %}
+        max(case when measure = '{{ measure }}' and band = {{ band }} then least_value end) as {{ measure }}_{{ band }}
+        {{- ',' if not loop.last }}{% endfor %}{{ ',' if not loop.last }}{% endfor %}
+    from {{ ref('tags_cut_points') }}
+    where computed_on = cast({{ as_of() }} as date)
+{%- endmacro %}
+
+{# The greatest band whose least value is reached, else 1. Needs the row of `cut_points` as `cuts`. #}
+{% macro band_of(value, measure, bands) -%}
+    case {% for band in bands | reverse %}when {{ value }} >= cuts.{{ measure }}_{{ band }} then {{ band }} {% endfor %}else 1 end
 {%- endmacro %}
 
 {# What a customer does, as against what is done to them. #}
@@ -22,6 +38,22 @@
 
 {% macro is_purchase(event_name) -%}
     {{ event_name }} in ('order_placed', 'store_purchase')
+{%- endmacro %}
+
+{# Purchases of each customer in the last year: the latest, how many, and for how much. #}
+{% macro bought_in_a_year(events) -%}
+    select
+        customer_id,
+        max(occurred_at) as last_order_at,
+        count(*) as orders,
+        cast(coalesce(sum(amount_base), 0) as decimal(18, 4)) as spend
+    from {{ events }}
+    where customer_id is not null and {{ is_purchase('event_name') }} and {{ within_days('occurred_at', 365) }}
+    group by customer_id
+{%- endmacro %}
+
+{% macro days_since_1970(value) -%}
+    {{ dbt.datediff("cast('1970-01-01' as date)", value, 'day') }}
 {%- endmacro %}
 
 {# Whether a time lies in the last days before as_of. #}

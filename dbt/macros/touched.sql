@@ -1,6 +1,25 @@
-{# Customers whose records, identity or attributes changed since this model was last built. #}
+{# Customers whose records, identity or attributes changed since this model was last built. A tag is worked out for everybody
+   in the first build of a day, as some age by themselves, and after a change of the project. #}
 {% macro touched_customers() -%}
     select customer_id from {{ ref('unified_touched_customers') }} where {{ is_new() }}
+    {%- if is_incremental() and model.fqn[1] == 'tags' %}
+    union
+    select customer_id from {{ ref('unified_customers') }}
+    {%- if not var('project_changed', false) %}
+    where not exists (select 1 from {{ this }} where cast(computed_at as date) = cast({{ as_of() }} as date))
+    {%- endif %}
+    {%- endif %}
+{%- endmacro %}
+
+{# The rows of a model whose customers have to be worked out: of those touched since the last build, of all in a full one.
+
+   Usage: from {{ of_touched('unified_customers') }} as customers #}
+{% macro of_touched(name) -%}
+    {%- if not execute -%}{% do ref('unified_touched_customers') %}{% do ref('unified_customers') %}{%- endif -%}
+    {%- set relation = ref(name) -%}
+    {%- if is_incremental() -%}(select * from {{ relation }} where customer_id in ({{ touched_customers() }}))
+    {%- else -%}{{ relation }}
+    {%- endif -%}
 {%- endmacro %}
 
 {# Incremental strategy `touched`: everything of a touched customer is replaced, also by nothing. #}

@@ -34,6 +34,7 @@ def served() -> dg.Definitions:
         except OnefoldError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         state.finish_refresh(refresh)
+        dbt.note_finished_project(home)
         return dg.MaterializeResult(metadata=serving_metadata(version))
 
     return dg.Definitions(assets=[current])

@@ -3,14 +3,14 @@
 
 with acts as (
     select customer_id, count(*) as acts
-    from {{ ref('unified_customer_events') }}
+    from {{ of_touched('unified_customer_events') }}
     where customer_id is not null and {{ is_own_act('event_name') }} and {{ within_days('occurred_at', 30) }}
     group by customer_id
 ),
 
 counted as (
     select customers.customer_id, coalesce(acts.acts, 0) as acts
-    from {{ ref('unified_customers') }} as customers
+    from {{ of_touched('unified_customers') }} as customers
     left join acts on acts.customer_id = customers.customer_id
 )
 

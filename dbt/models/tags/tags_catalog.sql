@@ -1,5 +1,6 @@
 -- Grain: one tag. What it means, who owns it, and the share of known customers that has it. Fed by the tag models' YAML and
 -- tags.customer_tags; read by BI and the console.
+{{ config(materialized='table') }}
 
 with described as (
     {% for model in var('tag_models', []) %}

@@ -1,6 +1,10 @@
--- Grain: one tag of one customer. Fed by every other model of this folder but the catalogue; read by audiences and BI.
+-- Grain: one tag of one customer. Fed by every other model of this folder but catalogue and cut points; read by audiences and BI.
+
+with touched as ({{ touched_customers() }})
 
 {% for model in var('tag_models', []) %}
-select customer_id, tag, value, number_value, confidence, computed_at from {{ ref(model) }}
+select customer_id, tag, value, number_value, confidence, computed_at, {{ seq() }}
+from {{ ref(model) }}
+where customer_id in (select customer_id from touched)
 {{ 'union all' if not loop.last }}
 {% endfor %}

@@ -3,11 +3,11 @@
 
 with interest as (
     select customer_id, category, 5 as weight, 1 as evidence
-    from {{ ref('unified_purchases') }}
+    from {{ of_touched('unified_purchases') }}
     where customer_id is not null and category is not null and {{ is_purchase('event_name') }}
     union all
     select events.customer_id, products.category, 1 as weight, 1 as evidence
-    from {{ ref('unified_customer_events') }} as events
+    from {{ of_touched('unified_customer_events') }} as events
     inner join {{ ref('cleaned_catalog_products') }} as products on products.product_id = events.product_id
     where events.customer_id is not null and products.category is not null
         and events.event_name in ('product_viewed', 'product_added', 'product_liked', 'product_shared')

@@ -11,4 +11,4 @@ select
             when last_order_at > " ~ dbt.dateadd('day', -180, as_of()) ~ " then 'at_risk'
             else 'lapsed' end",
         number_value=dbt.datediff('last_order_at', as_of(), 'day')) }}
-from {{ ref('unified_customers') }}
+from {{ of_touched('unified_customers') }}

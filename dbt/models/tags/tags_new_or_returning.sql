@@ -3,5 +3,5 @@
 select
     {{ tag('new_or_returning', value="case when order_count = 1 then 'new' else 'returning' end",
         number_value='order_count') }}
-from {{ ref('unified_customers') }}
+from {{ of_touched('unified_customers') }}
 where order_count > 0

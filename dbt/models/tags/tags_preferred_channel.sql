@@ -8,7 +8,7 @@ with shares as (
         count(*) as acts,
         sum(count(*)) over (partition by customer_id) as acts_total,
         row_number() over (partition by customer_id order by count(*) desc, max(occurred_at) desc, channel) as preference
-    from {{ ref('unified_customer_events') }}
+    from {{ of_touched('unified_customer_events') }}
     where customer_id is not null and {{ is_own_act('event_name') }} and {{ within_days('occurred_at', 180) }}
     group by customer_id, channel
 )

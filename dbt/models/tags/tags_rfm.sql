@@ -1,24 +1,18 @@
--- Grain: one customer who bought in the last year. Recency, frequency and spend, each in five groups by percent rank; 555 is
--- the best. Fed by unified.customer_events.
+-- Grain: one customer who bought in the last year. Recency, frequency and spend, each in five groups by percent rank, cut once
+-- a day; 555 is the best. Fed by unified.customer_events and the cut points.
 
-with bought as (
-    select
-        customer_id,
-        max(occurred_at) as last_order_at,
-        count(*) as orders,
-        coalesce(sum(amount_base), 0) as spend
-    from {{ ref('unified_customer_events') }}
-    where customer_id is not null and {{ is_purchase('event_name') }} and {{ within_days('occurred_at', 365) }}
-    group by customer_id
-),
+with bought as ({{ bought_in_a_year(of_touched('unified_customer_events')) }}),
+
+cuts as ({{ cut_points(['recency', 'frequency', 'monetary'], [2, 3, 4, 5]) }}),
 
 grouped as (
     select
-        customer_id,
-        {{ quintile('cast(last_order_at as date)') }} as recency,
-        {{ quintile('orders') }} as frequency,
-        {{ quintile('spend') }} as monetary
+        bought.customer_id,
+        {{ band_of(days_since_1970('bought.last_order_at'), 'recency', [2, 3, 4, 5]) }} as recency,
+        {{ band_of('bought.orders', 'frequency', [2, 3, 4, 5]) }} as frequency,
+        {{ band_of('bought.spend', 'monetary', [2, 3, 4, 5]) }} as monetary
     from bought
+    cross join cuts
 )
 
 select {{ tag('rfm', value='concat(recency, frequency, monetary)', number_value='recency + frequency + monetary') }}

@@ -1,18 +1,20 @@
--- Grain: one customer who ever bought. Tier by net revenue among all buyers: the top 5% are vip, to 20% high, to 50% medium.
--- Fed by unified.customers.
+-- Grain: one customer who ever bought. Tier by net revenue among all buyers, cut once a day: the top 5% are vip, to 20% high,
+-- to 50% medium. Fed by unified.customers and the cut points.
 
-with ranked as (
+with cuts as ({{ cut_points(['tier'], [2, 3, 4]) }}),
+
+banded as (
     select
-        customer_id,
-        net_revenue_base,
-        percent_rank() over (order by net_revenue_base desc) as share_above
-    from {{ ref('unified_customers') }}
-    where order_count > 0
+        customers.customer_id,
+        customers.net_revenue_base,
+        {{ band_of('customers.net_revenue_base', 'tier', [2, 3, 4]) }} as band
+    from {{ of_touched('unified_customers') }} as customers
+    cross join cuts
+    where customers.order_count > 0
 )
 
 select
     {{ tag('value_tier',
-        value="case when share_above < 0.05 then 'vip' when share_above < 0.2 then 'high'
-            when share_above < 0.5 then 'medium' else 'low' end",
+        value="case band when 4 then 'vip' when 3 then 'high' when 2 then 'medium' else 'low' end",
         number_value='net_revenue_base') }}
-from ranked
+from banded
