@@ -299,8 +299,8 @@ def audience_list(home: Home, as_json: bool) -> None:
 @as_json_option
 @click.pass_obj
 def check(home: Home, as_json: bool) -> None:
-    """Check settings, contracts, mappings, suites and dbt models without touching data."""
-    from dagster_project.lib import dbt, quality
+    """Check settings, contracts, mappings, suites and dbt models, also for Spark, without touching data."""
+    from dagster_project.lib import dbt, portability, quality
     from dagster_project.lib.publish import audiences as exposed
 
     Settings.of(home)
@@ -311,7 +311,10 @@ def check(home: Home, as_json: bool) -> None:
         "entities": sum(len(channel.entities) for channel in channels.values()),
         "suites": len(quality.suites()),
         "audiences": len(exposed(manifest)),
+        "statements for Spark": portability.require_portable(home),
     }
+    if not counts["statements for Spark"]:
+        terminal.problems.print("dbt-spark is not installed (pip install -e '.[dev]'): models were not compiled for Spark")
     answer(as_json, counts, f"{', '.join(f'{n} {what}' for what, n in counts.items())}: all well formed")
 
 

@@ -1,11 +1,14 @@
 """dbt in this process: a new process costs seconds for each step, a warm one tenths."""
 
 import hashlib
+import importlib.util
 import json
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -114,6 +117,89 @@ def run(
         finally:
             # dbt leaves the file open, which would shut out every other process.
             DuckDBConnectionManager.close_all_connections()
+
+
+@dataclass(frozen=True)
+class Statement:
+    """The SQL of one model or test, as dbt compiles it, and the files that it is written in: its own, then macros."""
+
+    sql: str
+    files: tuple[str, ...]  # below the project's root
+
+
+def compile_for_spark(home: Home) -> list[Statement]:
+    """Every model and test as Spark would get it, incremental models in both forms; nothing connects to a Spark.
+
+    Returns:
+        The statements; none where dbt-spark (a development dependency) is not installed.
+
+    Raises:
+        OnefoldError: with dbt's own message.
+    """
+    if importlib.util.find_spec("dbt.adapters.spark") is None:
+        return []
+    from dbt.cli.main import dbtRunner
+
+    os.environ["ONEFOLD_HOME"] = str(home.path)  # read by profiles.yml
+    _write_sources(home)
+    given = {**project_variables(home), "seq": 1, "as_of": "2026-01-31 00:00:00"}
+    common = [*_folders(home), "--target", "spark", "--vars", json.dumps(given, sort_keys=True)]
+    # Its own folder: dbt parses only what changed, as long as the target is the same.
+    common[common.index(str(target(home)))] = str(target(home) / "spark")
+    with _LOCK, _unconnected_spark():
+        parsed = dbtRunner().invoke([*_QUIET, "parse", *common])
+        if not parsed.success:
+            raise OnefoldError(f"the dbt project does not parse for Spark: {parsed.exception}")
+        statements = []
+        for form in (
+            ["--full-refresh", "--select", "resource_type:model", "resource_type:test"],
+            ["--select", "config.materialized:incremental", "--indirect-selection", "empty"],
+        ):
+            offline = ["--no-introspect", "--no-populate-cache", "--no-write-json"]
+            done = dbtRunner(manifest=parsed.result).invoke([*_QUIET, "compile", *offline, *form, *common])
+            if not done.success:
+                raise OnefoldError(f"the dbt project does not compile for Spark: {failures(done)}")
+            for node in (result.node for result in done.result.results):
+                if node.language == "sql":
+                    statements.append(Statement(node.compiled_code, _files(node, parsed.result)))
+    return statements
+
+
+@contextmanager
+def _unconnected_spark() -> Iterator[None]:
+    """dbt's Spark adapter without PySpark and Java: it asks for nothing, and every relation is a table that is there."""
+    from dbt.adapters import spark
+
+    class Credentials(spark.SparkCredentials):
+        def __post_init__(self) -> None:
+            """The check that is left out is for a client library."""
+
+    class Adapter(spark.SparkAdapter):
+        def get_relation(self, database: str, schema: str, identifier: str) -> Any:
+            return self.Relation.create(database=database, schema=schema, identifier=identifier, type="table")
+
+    before = spark.Plugin.adapter, spark.Plugin.credentials
+    spark.Plugin.adapter, spark.Plugin.credentials = Adapter, Credentials
+    try:
+        yield
+    finally:
+        spark.Plugin.adapter, spark.Plugin.credentials = before
+
+
+def _files(node: Any, manifest: Any) -> tuple[str, ...]:
+    """Where a node's SQL is written: its file, then those of all macros of this project that it calls."""
+    files = {node.original_file_path: None}
+    waiting, seen = list(node.depends_on.macros), set()
+    while waiting:
+        name = waiting.pop(0)
+        macro = manifest.macros.get(name)
+        if macro is None or name in seen:
+            continue
+        seen.add(name)
+        waiting += macro.depends_on.macros
+        if macro.package_name == node.package_name:
+            files.setdefault(macro.original_file_path)
+    return tuple(f"{PROJECT.name}/{file}" for file in files)
 
 
 _SELECTING = {"--select", "-s", "--models", "-m", "--exclude", "--selector"}

@@ -10,7 +10,7 @@
    and `staged` carries the result beside the column. #}
 {% macro phone(column) -%}
     {%- set country = '([+]86|86)?' if var('default_region', 'CN') == 'CN' else '[+]86' -%}
-    case when {{ matches(column, '^' ~ country ~ chinese_mobile() ~ '$') }} then concat('+86', right({{ column }}, 11))
+    case when {{ matches(column, '^' ~ country ~ chinese_mobile() ~ '$') }} then concat_ws('', '+86', right({{ column }}, 11))
         else {{ column }}_e164 end
 {%- endmacro %}
 
@@ -44,7 +44,7 @@
 {# An account on a network: platform:handle, without the @ and without regard to case. #}
 {% macro social_handle(platform, handle) -%}
     {%- set name = replace_all('lower(trim(' ~ handle ~ '))', '^[@＠]+', '') -%}
-    case when {{ name }} <> '' then concat(lower(trim({{ platform }})), ':', {{ name }}) end
+    case when {{ name }} <> '' then concat_ws(':', lower(trim({{ platform }})), {{ name }}) end
 {%- endmacro %}
 
 {# White space folded; names in Latin letters get capitals where they came all in one case. Chinese names lose inner spaces. #}

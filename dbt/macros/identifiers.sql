@@ -14,5 +14,5 @@
 {%- endmacro %}
 
 {% macro node_id(type, value) -%}
-    concat({{ type }}, ':', {{ value }})
+    concat_ws(':', {{ type }}, {{ value }})
 {%- endmacro %}

@@ -41,7 +41,7 @@
         select
             incoming.*,
             {{ record_id(entity.key) }} as record_id,
-            concat(
+            concat_ws('',
                 {{ sortable(entity.updated_at, descending=true) }}, {{ sortable(entity.event_time) }},
                 _payload_hash, _batch_id, lpad(cast(_source_row as string), 12, '0')
             ) as _version

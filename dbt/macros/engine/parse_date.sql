@@ -11,6 +11,6 @@
         try_to_timestamp({{ value }}, 'yyyy-M-d'), try_to_timestamp({{ value }}, 'yyyy/M/d'),
         try_to_timestamp({{ value }}, 'yyyyMMdd'), try_to_timestamp({{ value }}, 'd.M.yyyy'),
         try_to_timestamp({{ value }}, 'yyyy.M.d'), try_to_timestamp({{ value }}, 'yyyy年M月d日'),
-        try_to_timestamp({{ value }}, 'yyyy-M-d H:m:s'), try_to_timestamp({{ value }}, "yyyy-M-d'T'H:m:s"),
-        try_to_timestamp({{ value }}, "yyyy-M-d'T'H:m:s'Z'")) as date)
+        try_to_timestamp({{ value }}, 'yyyy-M-d H:m:s'), try_to_timestamp({{ value }}, 'yyyy-M-d''T''H:m:s'),
+        try_to_timestamp({{ value }}, 'yyyy-M-d''T''H:m:s''Z''')) as date)
 {%- endmacro %}

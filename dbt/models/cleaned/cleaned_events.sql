@@ -4,7 +4,7 @@
 
 {% for table, entity in var('entities', {}).items() if entity.kind == 'event' %}
 select
-    concat('{{ table }}:', record_id) as event_id,
+    concat_ws(':', '{{ table }}', record_id) as event_id,
     '{{ entity.channel }}' as channel,
     '{{ table }}' as source_table,
     record_id,

@@ -16,7 +16,7 @@ with ranked as (
 
 valid as (
     select
-        concat(currency, ':', valid_from) as rate_id,
+        concat_ws(':', currency, valid_from) as rate_id,
         currency,
         valid_from,
         coalesce(

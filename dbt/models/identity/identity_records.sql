@@ -28,7 +28,7 @@ ranked as (
 
 attributed as (
     select
-        concat(changed.source_table, ':', changed.record_id) as record_key,
+        concat_ws(':', changed.source_table, changed.record_id) as record_key,
         changed.channel,
         changed.source_table,
         changed.record_id,

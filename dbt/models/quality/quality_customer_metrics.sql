@@ -3,7 +3,7 @@
 {{ config(unique_key='metric_key', incremental_strategy='delete+insert') }}
 
 with measured as (
-    select concat('tag_coverage:', tag) as metric, customer_count as numerator, known_customer_count as denominator
+    select concat_ws(':', 'tag_coverage', tag) as metric, customer_count as numerator, known_customer_count as denominator
     from {{ ref('tags_catalog') }}
     union all
     select 'known_customers', count(case when is_known then 1 end), count(*) from {{ ref('unified_customers') }}

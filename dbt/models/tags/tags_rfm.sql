@@ -15,5 +15,5 @@ grouped as (
     cross join cuts
 )
 
-select {{ tag('rfm', value='concat(recency, frequency, monetary)', number_value='recency + frequency + monetary') }}
+select {{ tag('rfm', value="concat_ws('', recency, frequency, monetary)", number_value='recency + frequency + monetary') }}
 from grouped

@@ -17,12 +17,12 @@ changed_products as (
 items as (
     {% for items, orders, key in kinds -%}
     select
-        concat('{{ items }}:', record_id) as purchase_id, concat('{{ orders }}:', {{ key }}) as event_id,
+        concat_ws(':', '{{ items }}', record_id) as purchase_id, concat_ws(':', '{{ orders }}', {{ key }}) as event_id,
         product_id, quantity, amount, {{ revision('_is_revision or not ' ~ is_new()) }}
     from {{ ref('cleaned_' ~ items) }}
     {% if is_incremental() -%}
     where {{ is_new() }}
-        or concat('{{ orders }}:', {{ key }}) in (select event_id from changed_orders)
+        or concat_ws(':', '{{ orders }}', {{ key }}) in (select event_id from changed_orders)
         or product_id in (select product_id from changed_products)
     {% endif -%}
     {{ 'union all' if not loop.last }}
