@@ -23,8 +23,8 @@ _MATCHES = "the macro matches (dbt/macros/engine/matches.sql)"
 _PARSE_DATE = "the macro parse_date (dbt/macros/engine/parse_date.sql)"
 _EPOCH_MICROS = "the macro epoch_micros (dbt/macros/engine/epoch_micros.sql)"
 
-# What to use instead of a word that Spark does not have. Any other function that is not in spark_functions.txt is refused as
-# well, with NEW_MACRO as the remedy.
+# What to use instead of a function that Spark does not have. Any other that is not in spark_functions.txt is refused as well,
+# with NEW_MACRO as the remedy.
 INSTEAD = {
     "arg_max": "max_by()",
     "argmax": "max_by()",
@@ -32,7 +32,6 @@ INSTEAD = {
     "argmin": "min_by()",
     "arbitrary": "any_value()",
     "array_to_string": _DISTINCT_TEXT,
-    "asof": "a join on valid_from and valid_to",
     "age": "dbt.datediff",
     "countif": "count_if()",
     "datesub": "dbt.datediff",
@@ -42,19 +41,14 @@ INSTEAD = {
     "epoch_ns": _EPOCH_MICROS,
     "epoch_us": _EPOCH_MICROS,
     "generate_series": "dbt.generate_series",
-    "glob": "like, or " + _MATCHES,
     "group_concat": "string_agg()",
-    "interval": "dbt.dateadd; an interval in parentheses is DuckDB's",
-    "isodow": "extract(dayofweek_iso from …) in Spark: " + NEW_MACRO,
-    "lambda": NEW_MACRO,
+    "interval": "dbt.dateadd (Spark has intervals of plain numbers only)",
     "list": _DISTINCT_TEXT,
     "list_distinct": _DISTINCT_TEXT,
     "list_sort": _DISTINCT_TEXT,
     "list_contains": "array_contains()",
     "list_has": "array_contains()",
     "md5_number": "md5()",
-    "pivot": "max(case when … then … end) for each column",
-    "qualify": "row_number() in a subquery, and a condition on it outside",
     "quantile_cont": "percentile_cont(…) within group (order by …)",
     "regexp_full_match": _MATCHES + " with ^ and $ in the pattern",
     "regexp_matches": _MATCHES,
@@ -66,7 +60,6 @@ INSTEAD = {
     "strptime": _PARSE_DATE,
     "strlen": "octet_length()",
     "try_strptime": _PARSE_DATE,
-    "unpivot": "union all",
     "week": "weekofyear()",
     **{f"to_{unit}s": "dbt.dateadd" for unit in ("day", "hour", "minute", "month", "second", "week", "year")},
 }
@@ -79,7 +72,6 @@ ANOTHER_MEANING = {
     "date_sub": ("a number of days", "dbt.datediff or dbt.dateadd"),
     "datediff": ("end before start, and no unit in quotes", "dbt.datediff"),
     "dayofweek": ("1 is Sunday, where DuckDB has 0", NEW_MACRO),
-    "dow": ("1 is Sunday, where DuckDB has 0", NEW_MACRO),
     "from_json": ("the schema is written in another way", NEW_MACRO),
     "hash": ("another function", "md5()"),
     "kurtosis": ("that of the population, where DuckDB estimates it from a sample", NEW_MACRO),
@@ -96,25 +88,47 @@ ANOTHER_MEANING = {
     "weekday": ("0 is Monday, where DuckDB has Sunday", NEW_MACRO),
 }
 
-# Two words that only together are DuckDB's.
-_PAIRS = {
-    ("distinct", "on"): "row_number() in a subquery, and a condition on it outside",
-    ("double", "precision"): "double",
-    ("positional", "join"): "a join on row_number()",
-    ("similar", "to"): _MATCHES,
-    ("timestamp", "with"): "timestamp: every time is UTC",
-    ("using", "sample"): "a condition on a key",
-}
-_SYMBOLS = {
-    "//": "floor(a / b)",
-    "**": "pow()",
-    "^": "pow(); in Spark it is a bitwise operation",
-    "[": "a macro in dbt/macros/engine/: Spark counts from 0 and has no list in brackets",
-    "{": "columns of their own, or " + NEW_MACRO,
-    '"': "a name that needs no quotes; for Spark this is a text",
-    ":": "as",
-}
-_ARROWS = {"->": NEW_MACRO, "->>": NEW_MACRO}
+# Syntax that is DuckDB's: how it is shown, how it is found, what to use instead.
+_WORDS = [
+    ("* exclude", r"(\bselect|\bdistinct|[.,])\s*\*\s*(exclude|replace|rename)\b", "the columns by name"),
+    ("asof", r"\basof\b", "a join on valid_from and valid_to"),
+    ("by name", r"\bunion\s+(all\s+)?by\s+name\b", "the columns of both sides in one order"),
+    ("distinct on", r"\bdistinct\s+on\b", "row_number() in a subquery, and a condition on it outside"),
+    ("dow", r"\b(iso)?dow\b", NEW_MACRO + " (in Spark dow of a Sunday is 1, where DuckDB has 0)"),
+    ("from before select", r"\(\s*from\b", "select first"),
+    ("glob", r"\bglob\b", "like, or " + _MATCHES),
+    ("lambda", r"\blambda\b", NEW_MACRO),
+    ("number in other than digits", r"\b(\d+_[\d_]+|0x[\da-f]+)\b", "plain digits"),
+    ("pivot", r"\b(un)?pivot\b", "max(case when … then … end) for each column, or union all"),
+    ("positional join", r"\bpositional\s+join\b", "a join on row_number()"),
+    ("precision", r"\bdouble\s+precision\b", "double"),
+    ("qualify", r"\bqualify\b", "row_number() in a subquery, and a condition on it outside"),
+    ("similar to", r"\bsimilar\s+to\b", _MATCHES),
+    ("using sample", r"\busing\s+sample\b", "a condition on a key"),
+    ("with time zone", r"\bwith\s+time\s+zone\b", "timestamp, every time being UTC"),
+]
+# Arguments of macros may be patterns, which are full of these.
+_SYMBOLS = [
+    ("//", r"//", "floor(a / b)"),
+    ("**", r"\*\*", "pow()"),
+    ("^", r"\^", "pow(); in Spark it is a bitwise operation"),
+    ("[", r"\[", NEW_MACRO + " (Spark counts from 0 and writes no list in brackets)"),
+    ("{", r"{", NEW_MACRO),
+    ('"', r'"', "a name that needs no quotes; for Spark this is a text"),
+    (":", r"(?<!:):(?!:)", "as for a name, and for a part " + NEW_MACRO),
+]
+# What a form for Spark may have, where it means what the macro says.
+_WRITTEN = [("->", r"->>?", NEW_MACRO)]
+# What only shows when everything is put in.
+_COMPILED = [
+    (", at the end of a list", r",(?=\s*(\)|\Z|from\b))", "no comma there"),
+    ("from before select", r"\A\s*from\b", "select first"),
+    (
+        "- between dates",
+        r"\b(as\s+(date|timestamp)\s*\)|::\s*(date|timestamp))\s*-\s*(?!\d|interval\b)",
+        "dbt.datediff (in Spark it is an interval)",
+    ),
+]
 _TYPE = re.compile(
     "boolean|tinyint|smallint|int|integer|bigint|float|real|double|decimal|numeric|date|timestamp|string|binary|array|map|struct"
     "|timestamp_ntz|timestamp_ltz|void|variant"
@@ -127,9 +141,8 @@ _SYNTAX = re.compile(
     "|natural|offset|on|outer|over|partition|qualify|range|rename|rollup|rows|select|sets|tablesample|then|try_cast|union|using|values"
     "|varchar|where|window|with|within"
 )
-_TOKEN = re.compile(r"\w+|::|->>?|//|\*\*|\S")
+_TOKEN = re.compile(r"\w+|::|\S")
 _UNREAD = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'", re.DOTALL)
-_NUMBER_OF_DUCKDB = re.compile(r"\d+_[\d_]+|0x[\da-f]+")
 
 
 @dataclass(frozen=True, order=True)
@@ -351,72 +364,50 @@ def _scan(text: str, kind: str, aliases: set[str] = frozenset()) -> Iterator[tup
             owner = "is DuckDB's" if word in duckdb_functions() or word in INSTEAD else "is not a function of Spark"
             yield at, f"{word} {owner}; use {INSTEAD.get(word, NEW_MACRO)}"
         elif kind != "statement" and word in ANOTHER_MEANING:
-            yield at, _other(word)
+            difference, instead = ANOTHER_MEANING[word]
+            yield at, f"{word} means something else in Spark ({difference}); use {instead}"
+    # The forms for Spark have words of their own; what is left of these in a statement is Spark's as well.
+    phrases = [*(_COMPILED if kind == "statement" else _WRITTEN), *_WORDS, *([] if kind == "argument" else _SYMBOLS)]
+    for shown, pattern, instead in phrases:
+        for part in re.finditer(pattern, readable, re.IGNORECASE):
+            # At its end, as a pattern may begin on the line before.
+            yield part.end() - 1, f"{shown} is DuckDB's; use {instead}"
     if kind == "statement":
         for literal in _UNREAD.finditer(text):
             if literal.group().startswith("'") and "\\" in literal.group():
                 yield literal.start(), "\\ in a text is an escape for Spark only; use a class such as [.] or [0-9]"
+    yield from _scan_calls(readable)
+
+
+def _scan_calls(readable: str) -> Iterator[tuple[int, str]]:
+    """What is wrong inside the parentheses of a call: types of casts, order in aggregates, the arguments of trim."""
     tokens = [(part.group().lower(), part.start()) for part in _TOKEN.finditer(readable)]
     words = [word for word, _ in tokens] + ["", ""]
-    opened: list[dict[str, Any]] = []
-    ends_with_date = -1
+    opened = [_Call("", 0)]
     for i, (word, at) in enumerate(tokens):
-        before, after = words[i - 1] if i else "", words[i + 1]
-        inside = opened[-1] if opened else {"name": "", "commas": 0, "is_query": False, "type": ""}
+        after, call = words[i + 1], opened[-1]
         if word == "(":
-            opened.append({"name": before, "commas": 0, "is_query": after in ("select", "with"), "type": "", "at": at})
-        elif word == ")" and opened:
+            opened.append(_Call(words[i - 1] if i else "", tokens[i - 1][1], is_query=after in ("select", "with")))
+        elif word == ")" and len(opened) > 1:
             opened.pop()
-            if inside["name"] in _TRIMS and inside["commas"]:
-                way = _TRIMS[inside["name"]]
-                yield (
-                    inside["at"],
-                    f"{inside['name']} takes its two arguments in another order in Spark; use trim({way} … from …)",
-                )
-            if inside["type"] in ("date", "timestamp"):
-                ends_with_date = i
+            if call.name in _TRIMS and call.commas:
+                way = f"trim({_TRIMS[call.name]} … from …)"
+                yield call.at, f"{call.name} takes its two arguments in another order in Spark; use {way}"
         elif word == ",":
-            inside["commas"] += 1
-            if kind == "statement" and after in (")", "from", ""):
-                yield at, ", before the end of a list is DuckDB's; remove it"
-        elif word == "order" and after == "by" and inside["name"] in spark_functions() and not inside["is_query"]:
-            yield at, f"order by inside {inside['name']} is DuckDB's; use {_DISTINCT_TEXT}, max_by(), or {NEW_MACRO}"
-        elif word == "::" or (word == "as" and inside["name"] in ("cast", "try_cast")):
-            if word == "as":
-                inside["type"] = after
-            elif after in ("date", "timestamp"):
-                ends_with_date = i + 1
+            call.commas += 1
+        elif word == "order" and after == "by" and call.name in spark_functions() and not call.is_query:
+            yield at, f"order by inside {call.name} is DuckDB's; use {_DISTINCT_TEXT}, max_by(), or {NEW_MACRO}"
+        elif word == "::" or (word == "as" and call.name in ("cast", "try_cast")):
             has_length = after in ("varchar", "char") and words[i + 2] == "("
             if after.isidentifier() and not _TYPE.fullmatch(after) and not has_length:
-                instead = _TYPE_INSTEAD.get(after, "string")
-                yield at, f"{after} is not a type of Spark; use {instead}"
-        elif (
-            word == "-"
-            and kind == "statement"
-            and ends_with_date == i - 1 >= 0
-            and not (after.isdigit() or after == "interval")
-        ):
-            yield at, "- between dates gives days in DuckDB and an interval in Spark; use dbt.datediff"
-        elif word == "from" and (before == "(" or (kind == "statement" and i == 0)):
-            yield at, "from before select is DuckDB's; begin with select"
-        elif word == "*" and after in ("exclude", "replace", "rename") and before in ("select", ",", ".", "distinct"):
-            yield at, f"{after} after * is DuckDB's; name the columns"
-        elif word == "by" and after == "name" and before in ("union", "all"):
-            yield at, "by name is DuckDB's; name the columns of both sides in one order"
-        elif (word, after) in _PAIRS:
-            yield at, f"{word} {after} is DuckDB's; use {_PAIRS[word, after]}"
-        elif word in ("asof", "glob", "isodow", "lambda", "pivot", "qualify", "unpivot"):
-            yield at, f"{word} is DuckDB's; use {INSTEAD[word]}"
-        elif word == "dow" and kind != "statement":
-            yield at, _other(word)
-        elif word in _ARROWS and kind != "statement":
-            yield at, f"{word} is DuckDB's; use {_ARROWS[word]}"
-        elif word in _SYMBOLS and kind != "argument":
-            yield at, f"{word} is DuckDB's; use {_SYMBOLS[word]}"
-        elif _NUMBER_OF_DUCKDB.fullmatch(word):
-            yield at, f"{word} is a number for DuckDB only; write it in plain digits"
+                yield at, f"{after} is not a type of Spark; use {_TYPE_INSTEAD.get(after, 'string')}"
 
 
-def _other(word: str) -> str:
-    difference, instead = ANOTHER_MEANING[word]
-    return f"{word} means something else in Spark ({difference}); use {instead}"
+@dataclass
+class _Call:
+    """A parenthesis that is still open."""
+
+    name: str  # the word before it
+    at: int
+    is_query: bool = False
+    commas: int = 0
