@@ -1,4 +1,5 @@
 -- Grain: one tag of one customer. Fed by every other model of this folder but catalogue and cut points; read by audiences and BI.
+-- depends_on: {{ ref('unified_customers') }}
 
 with touched as ({{ touched_customers() }})
 
