@@ -1,5 +1,6 @@
 """Channel contracts: what each channel's entities look like, and how a source's own columns become theirs."""
 
+import codecs
 import hashlib
 import json
 import re
@@ -137,8 +138,12 @@ class Source(_Strict):
 
     name: str = Field("landing", pattern=NAME)
     location: str | None = Field(None, description="Glob below landing/, absolute path or fsspec URL.")
-    format: Literal["csv", "tsv", "jsonl", "parquet"] | None = Field(None, description="Default: by the file's ending.")
-    delimiter: str | None = Field(None, min_length=1, max_length=1)
+    format: Literal["csv", "tsv", "jsonl", "json", "parquet", "excel"] | None = Field(
+        None, description="Default: by the file's ending."
+    )
+    encoding: str | None = Field(None, description="Character encoding of text files; default: found out.")
+    delimiter: str | None = Field(None, min_length=1, max_length=1, description="Of delimited files; default: found out.")
+    sheet: str | None = Field(None, description="Sheet of a workbook; default: the first.")
     rename: dict[str, str] = Field({}, description="contract column: source column")
     sql: dict[str, str] = Field({}, description="contract column: SQL expression over source columns (DuckDB)")
     constant: dict[str, str | int | float | bool] = Field({}, description="contract column: value")
@@ -146,7 +151,25 @@ class Source(_Strict):
     group_by: tuple[str, ...] = Field((), description="Source columns; one record for each group, columns by sql.")
     time_zone: str | None = Field(None, description="Zone of times that carry none.")
     time_format: str | None = Field(None, description="strptime format of times that are not ISO 8601 or epoch.")
+    date_order: Literal["dmy", "mdy", "ymd"] | None = Field(
+        None, description="Order of day, month and year in dates of digits; default: as the column's other values prove."
+    )
+    decimal: Literal[".", ","] | None = Field(
+        None, description="Separator of decimals; default: as the column's other values prove, else a point."
+    )
     currency: str | None = Field(None, pattern="^[A-Z]{3}$", description="Currency of rows that name none.")
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_exists(cls, value: str | None) -> str | None:
+        try:
+            if value is None or codecs.lookup(value)._is_text_encoding:
+                return value
+        except LookupError:
+            pass
+        raise ValueError(
+            f"'{value}' is no character encoding; write utf-8, gb18030, windows-1252, utf-16 or another of Python's"
+        )
 
     @model_validator(mode="after")
     def _one_rule_a_column(self) -> "Source":

@@ -21,6 +21,7 @@ from dagster_project.lib.phones import learn_phones
 from dagster_project.lib.progress import tell
 from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import State
+from dagster_project.lib.values import forms_of
 
 log = logging.getLogger("onefold")
 
@@ -201,9 +202,9 @@ class _Batch:
                 State(self.home).advance("loaded", seq)
 
     def _stage(self, connection, path: Path, batch_id: str, content: str, load: EntityLoad) -> None:
-        raw = reading.read_file(connection, path, self.source)
+        raw = reading.read_file(connection, path, self.source, self.home.temporary)
         mapped, unknown = mapping.mapped_sql(self.entity, self.source, raw.columns)
-        type_and_deduplicate(connection, self.entity, self.source, mapped, self.settings)
+        type_and_deduplicate(connection, self.entity, self.source, mapped, self.settings, raw.is_workbook)
         counts = dict(connection.execute("select _verdict, count(*) from typed group by 1").fetchall())
         records = sum(counts.values())
         in_filter = raw.records
@@ -300,10 +301,22 @@ class _Batch:
         log.warning("%s refused: %s", self.file.uri, reason)
 
 
-def type_and_deduplicate(connection, entity: Entity, source: Source, mapped: str, settings: Settings) -> None:
+def type_and_deduplicate(
+    connection,
+    entity: Entity,
+    source: Source,
+    mapped: str,
+    settings: Settings,
+    from_workbook: bool = False,
+    is_whole_file: bool = True,
+) -> None:
     """Make the temporary table `typed` of a mapped SELECT: typed columns and a `_verdict` for each row.
 
     A duplicate has the same key and the same content as an earlier row of the same file.
+
+    Args:
+        from_workbook: the rows come from a spreadsheet, whose numbers may be days.
+        is_whole_file: the rows are one file, so that clear dates and numbers in it tell how to read unclear ones.
 
     Raises:
         OnefoldError: an expression of the mapping does not run.
@@ -316,7 +329,8 @@ def type_and_deduplicate(connection, entity: Entity, source: Source, mapped: str
         raise OnefoldError(
             f"the source '{source.name}' does not fit this file: {reading.without_values(error)}; correct its mapping"
         ) from error
-    typed = mapping.typed_sql(entity, "select * from mapped", zone, source.time_format)
+    forms = forms_of(connection, entity, source, from_workbook, is_whole_file)
+    typed = mapping.typed_sql(entity, source, "select * from mapped", zone, forms)
     connection.execute(
         f"""
         create or replace temp table typed as

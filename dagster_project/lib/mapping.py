@@ -2,22 +2,12 @@
 
 import re
 
-from dagster_project.lib.contracts import STAGING_TYPES, Column, Entity, Source
+from dagster_project.lib import values
+from dagster_project.lib.contracts import Column, Entity, Source
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import quoted
-from dagster_project.lib.reading import identifier
-
-_ZONED = r"^.*\d{2}:\d{2}.*(Z|UTC|GMT|[+-]\d{2}:?\d{2}|[+-]\d{2}| [A-Za-z]+/[A-Za-z_/]+)$"
-_TIME_FORMATS = [
-    "%Y/%m/%d %H:%M:%S",
-    "%Y/%m/%d %H:%M",
-    "%Y/%m/%d",
-    "%Y.%m.%d %H:%M:%S",
-    "%Y%m%d",
-    "%Y%m%d%H%M%S",
-    "%Y年%m月%d日 %H:%M:%S",
-    "%Y年%m月%d日",
-]
+from dagster_project.lib.reading import identifier, pointer
+from dagster_project.lib.values import Forms
 
 
 def mapped_sql(entity: Entity, source: Source, present: tuple[str, ...]) -> tuple[str, list[str]]:
@@ -52,18 +42,27 @@ def mapped_sql(entity: Entity, source: Source, present: tuple[str, ...]) -> tupl
     return f"select _row, {', '.join(fields)} from raw {where}", extra
 
 
-def typed_sql(entity: Entity, mapped: str, zone: str, time_format: str | None) -> str:
+def typed_sql(entity: Entity, source: Source, mapped: str, zone: str, forms: Forms) -> str:
     """SELECT of `_row`, the typed columns, `_extra`, `_reason` (null: valid) and `_payload_hash` over a mapped SELECT."""
-    typed = [f"{_typed(f'm.{name}', column, zone, time_format)} as {name}" for name, column in entity.columns.items()]
-    problems = [p for name, column in entity.columns.items() for p in _problems(name, column)]
+    columns = entity.columns.items()
+    times = [name for name, column in columns if column.type in values.TIMES]
+    numbers = [name for name, column in columns if column.type in values.NUMBERS]
+    said = source.date_order is not None
+    parts = [f"{values.time_parts(name)} as _parts_{name}" for name in times]
+    texts = [f"{values.iso_time(name, f'_parts_{name}', forms.date_order.get(name), said)} as _text_{name}" for name in times]
+    texts += [f"{values.number_text(name, forms.decimal[name])} as _text_{name}" for name in numbers]
+    typed = [f"{_typed(name, column, entity, source, zone, forms)} as _typed_{name}" for name, column in columns]
+    problems = [p for name, column in columns for p in _problems(name, column, entity, source, forms)]
     reason = f"nullif(concat_ws('; ', {', '.join(problems)}), '')" if problems else "cast(null as varchar)"
-    content = ", ".join(f"coalesce(cast(t.{name} as varchar), chr(30))" for name in entity.columns)
-    given = ", ".join(f"m.{name} as _given_{name}" for name in entity.columns)
-    names = ", ".join(f"t.{name}" for name in entity.columns)
+    content = ", ".join(f"coalesce(cast(_typed_{name} as varchar), chr(30))" for name in entity.columns)
+    names = ", ".join(f"_typed_{name} as {name}" for name in entity.columns)
+    # Each step names what the next one uses several times.
+    taken_apart = f"select {', '.join(['*', *parts])} from ({mapped})"
+    in_one_form = f"select {', '.join(['*', *texts])} from ({taken_apart})"
     return f"""
-        select t._row, {names}, t._extra, {reason} as _reason,
-            md5(concat_ws(chr(31), {content}, coalesce(cast(t._extra as varchar), chr(30)))) as _payload_hash
-        from (select m._row, m._extra, {", ".join(typed)}, {given} from ({mapped}) as m) as t
+        select _row, {names}, _extra, {reason} as _reason,
+            md5(concat_ws(chr(31), {content}, coalesce(cast(_extra as varchar), chr(30)))) as _payload_hash
+        from (select *, {", ".join(typed)} from ({in_one_form}))
     """
 
 
@@ -76,91 +75,95 @@ def _mapped_column(
         return f"({source.sql[name]})"
     wanted = source.rename.get(name, name)
     actual = by_name.get(wanted.strip().lower())
-    in_groups = not source.group_by or wanted in source.group_by
-    if actual is not None and in_groups:
-        used.add(actual)
-        value = identifier(actual)
+    value = None
+    if not source.group_by or wanted in source.group_by:
+        if actual is not None:
+            used.add(actual)
+            value = identifier(actual)
+        elif name in source.rename:
+            value = _inside(wanted, by_name)
+    if value is not None:
         return f"coalesce(cast({value} as varchar), '{source.currency}')" if name == "currency" and source.currency else value
     if name == "currency" and source.currency:
         return f"'{source.currency}'"
     if column.required:
         raise OnefoldError(
-            f"required column '{name}' is missing: expected a column '{wanted}', the file has {', '.join(present)}; "
+            f"required column '{name}' is missing: expected a column '{wanted}', the file has {_some(present)}; "
             f"export it, or map it in the source '{source.name}' (rename, sql or constant)"
         )
     return "null"
 
 
+def _inside(path: str, by_name: dict[str, str]) -> str | None:
+    """SQL of a field inside a column of JSON, by a dotted path; its column stays in `_extra`, as it holds other fields too."""
+    steps = path.strip().split(".")
+    for length in range(len(steps) - 1, 0, -1):
+        column = by_name.get(".".join(steps[:length]).lower())
+        if column is not None:
+            field = "".join(pointer(step) for step in steps[length:])
+            return f"case when json_valid({identifier(column)}) then json_extract_string({identifier(column)}, '{field}') end"
+    return None
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:50]) + (f" and {len(names) - 50} more" if len(names) > 50 else "")
+
+
 def _actual(name: str, by_name: dict[str, str]) -> str:
     if name.strip().lower() not in by_name:
-        raise OnefoldError(f"group_by: there is no column '{name}'; the file has {', '.join(by_name.values())}")
+        raise OnefoldError(f"group_by: there is no column '{name}'; the file has {_some(tuple(by_name.values()))}")
     return by_name[name.strip().lower()]
 
 
-def _typed(value: str, column: Column, zone: str, time_format: str | None) -> str:
+def _typed(name: str, column: Column, entity: Entity, source: Source, zone: str, forms: Forms) -> str:
     match column.type:
         case "text":
             if column.allowed:
-                return f"lower({value})"
-            return value
-        case "integer":
-            return f"case when regexp_full_match({value}, '[+-]?\\d+(\\.0+)?') then try_cast({value} as bigint) end"
-        case "decimal":
-            plain = (
-                f"case when regexp_full_match({value}, '[+-]?\\d{{1,3}}(,\\d{{3}})+(\\.\\d+)?') "
-                f"then replace({value}, ',', '') else {value} end"
-            )
-            return f"try_cast({plain} as {STAGING_TYPES['decimal']})"
-        case "number":
-            return f"case when isfinite(try_cast({value} as double)) then try_cast({value} as double) end"
+                return f"lower({name})"
+            return values.whole_id(name, column.format == "phone") if values.names_somebody(entity, name, column) else name
+        case "integer" | "decimal" | "number":
+            return values.number(f"_text_{name}", column.type)
         case "boolean":
             return (
-                f"case when lower({value}) in ('true', 't', 'yes', 'y', '1') then true "
-                f"when lower({value}) in ('false', 'f', 'no', 'n', '0') then false end"
+                f"case when lower({name}) in ('true', 't', 'yes', 'y', '1') then true "
+                f"when lower({name}) in ('false', 'f', 'no', 'n', '0') then false end"
             )
         case "timestamp":
-            return _timestamp(value, zone, time_format)
+            return values.timestamp(name, f"_text_{name}", zone, source.time_format, forms.serial_dates)
         case "date":
-            return f"cast({_timestamp(value, 'UTC', time_format)} as date)"
+            return f"cast({values.timestamp(name, f'_text_{name}', 'UTC', source.time_format, forms.serial_dates)} as date)"
         case "json":
-            return f"case when json_valid({value}) then cast({value} as json) end"
+            return f"case when json_valid({name}) then cast({name} as json) end"
 
 
-def _timestamp(value: str, zone: str, time_format: str | None) -> str:
-    """Text to UTC: epoch seconds, milliseconds or microseconds, ISO 8601 with or without a zone, and common forms."""
-    formats = ", ".join(f"'{quoted(f)}'" for f in ([time_format] if time_format else _TIME_FORMATS))
-    local = f"coalesce(try_strptime({value}, [{formats}]), try_cast({value} as timestamp))"
-    if not time_format:
-        local = f"coalesce(try_cast({value} as timestamp), try_strptime({value}, [{formats}]))"
-    epoch = f"try_cast({value} as double)"
-    # DuckDB's own words for times (infinity, epoch) are nobody's data.
-    return f"""case
-        when regexp_full_match({value}, '[A-Za-z+-]+') then null
-        when regexp_full_match({value}, '\\d{{9,10}}(\\.\\d+)?') then make_timestamp(cast({epoch} * 1000000 as bigint))
-        when regexp_full_match({value}, '\\d{{12,13}}') then make_timestamp(cast({value} as bigint) * 1000)
-        when regexp_full_match({value}, '\\d{{15,16}}') then make_timestamp(cast({value} as bigint))
-        when regexp_matches({value}, '{_ZONED}') then timezone('UTC', try_cast({value} as timestamptz))
-        else timezone('UTC', timezone('{quoted(zone)}', {local}))
-    end"""
-
-
-def _problems(name: str, column: Column) -> list[str]:
+def _problems(name: str, column: Column, entity: Entity, source: Source, forms: Forms) -> list[str]:
     """SQL texts that name what is wrong with a column, null where nothing is."""
     problems = []
-    given, typed = f"t._given_{name}", f"t.{name}"
-    shown = f"'{name} ''' || left({given}, 80) || '''"
+    typed, shown = f"_typed_{name}", f"'{name} ''' || left({name}, 80) || '''"
     if column.required:
-        problems.append(f"case when {given} is null then '{name} is required and missing' end")
+        problems.append(f"case when {name} is null then '{name} is required and missing' end")
     if column.type != "text":
         article = "an" if column.type == "integer" else "a"
-        problems.append(f"case when {given} is not null and {typed} is null then {shown} is not {article} {column.type}' end")
+        wrong = f"{shown} is not {article} {column.type}'"
+        if column.type in values.TIMES and source.date_order is None:
+            unclear = values.is_unclear_time(f"_parts_{name}", f"_text_{name}")
+            remedy = "may have the day or the month first; set date_order in its source"
+            wrong = f"case when {unclear} then {shown} {remedy}' else {wrong} end"
+        elif column.type in values.NUMBERS and forms.decimal[name] == "each":
+            remedy = "may have thousands or decimals after its separator; set decimal in its source"
+            wrong = f"case when {values.is_unclear_number(name)} then {shown} {remedy}' else {wrong} end"
+        problems.append(f"case when {name} is not null and {typed} is null then {wrong} end")
+    if values.names_somebody(entity, name, column) and (column.format != "phone" or column.required):
+        lost = values.has_lost_digits(name, column.format == "phone")
+        remedy = "has lost digits, as spreadsheets shorten long numbers; format the column as text and export again"
+        problems.append(f"case when {lost} then {shown} {remedy}' end")
     if column.allowed:
         choices = ", ".join(f"'{quoted(v.lower())}'" for v in column.allowed)
         text = quoted(", ".join(column.allowed))
         problems.append(f"case when {typed} not in ({choices}) then {shown} is not one of {text}' end")
     if column.pattern:
         problems.append(
-            f"case when not regexp_full_match({given}, '{quoted(column.pattern)}') "
+            f"case when not regexp_full_match({name}, '{quoted(column.pattern)}') "
             f"then {shown} does not match {quoted(column.pattern)}' end"
         )
     return problems

@@ -1,19 +1,33 @@
 """Turning one file into the temporary table `raw`: a row for each record, each column as the file has it."""
 
 import csv
+import io
 import re
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 
+from dagster_project.lib import workbook
 from dagster_project.lib.contracts import Source
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import quoted
+from dagster_project.lib.textfile import TextFile, as_utf8
 
-FORMATS = {"csv": "csv", "tsv": "tsv", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet"}
+FORMATS = {
+    "csv": "csv",
+    "tsv": "tsv",
+    "jsonl": "jsonl",
+    "ndjson": "jsonl",
+    "json": "json",
+    "parquet": "parquet",
+} | dict.fromkeys(("xlsx", "xlsm", "xlsb", "xls", "ods"), "excel")
+MOST_COLUMNS = 5000  # a table of more is data in the place of names, such as an object keyed by customer
 _NESTED = re.compile(r"^(STRUCT|MAP|UNION)\b|\]$")
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+_DELIMITERS = ",;\t|"
 
 
 @dataclass(frozen=True)
@@ -24,24 +38,31 @@ class Raw:
     columns: tuple[str, ...]
     records: int
     malformed: int
+    is_workbook: bool
 
 
-def read_file(connection: duckdb.DuckDBPyConnection, path: Path, source: Source) -> Raw:
+def read_file(connection: duckdb.DuckDBPyConnection, path: Path, source: Source, temporary: Path) -> Raw:
     """Read a file into the temporary tables `raw` and `malformed`.
+
+    Args:
+        temporary: where copies lie meanwhile of files that have to be rewritten before they can be read.
 
     Raises:
         OnefoldError: the file as a whole cannot be read.
     """
     file_format, compression = _format_of(path, source)
-    readers = {"csv": _read_delimited, "tsv": _read_delimited, "jsonl": _read_json_lines, "parquet": _read_parquet}
     connection.execute("create or replace temp table malformed (line bigint, reason varchar, payload varchar)")
-    try:
-        columns = readers[file_format](connection, path, source, file_format, compression)
-    except duckdb.Error as error:
-        raise OnefoldError(
-            f"cannot be read as {file_format}: {without_values(error)}; repair the file and land it again"
-        ) from error
-    return Raw(tuple(columns), _count(connection, "raw"), _count(connection, "malformed"))
+    temporary.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=temporary) as folder:
+        try:
+            columns = _READERS[file_format](connection, path, source, file_format, compression, Path(folder))
+        except duckdb.Error as error:
+            raise OnefoldError(
+                f"cannot be read as {file_format}: {without_values(error)}; repair the file and land it again"
+            ) from error
+    if len(columns) > MOST_COLUMNS:
+        raise _too_wide(len(columns))
+    return Raw(tuple(columns), _count(connection, "raw"), _count(connection, "malformed"), file_format == "excel")
 
 
 def without_values(error: duckdb.Error) -> str:
@@ -59,8 +80,8 @@ def _literal(path: Path) -> str:
     return quoted(re.sub(r"([\[*?])", r"[\1]", str(path)))
 
 
-def _pointer(name: str) -> str:
-    """A top-level field as a JSON pointer, inside a SQL literal."""
+def pointer(name: str) -> str:
+    """A field of an object as a JSON pointer, inside a SQL literal."""
     return quoted("/" + name.replace("~", "~0").replace("/", "~1"))
 
 
@@ -77,20 +98,42 @@ def _format_of(path: Path, source: Source) -> tuple[str, str]:
     return file_format, compression
 
 
-def _read_delimited(connection, path: Path, source: Source, file_format: str, compression: str) -> list[str]:
-    if path.stat().st_size == 0:
-        raise OnefoldError("is empty, without even a header; remove it or export it again")
-    delimiter = source.delimiter or ("\t" if file_format == "tsv" else ",")
+def _read_delimited(connection, path: Path, source: Source, file_format: str, compression: str, folder: Path) -> list[str]:
+    text = as_utf8(path, compression, source.encoding, folder)
+    try:
+        return _read_text(connection, text, source, file_format)
+    except duckdb.InvalidInputException:
+        # Line ends of both kinds, and a stray quote that hid them: only now are those inside quotes changed as well.
+        return _read_text(connection, text.with_plain_line_ends(folder), source, file_format)
+
+
+def _read_workbook(connection, path: Path, source: Source, file_format: str, compression: str, folder: Path) -> list[str]:
+    if compression != "none":
+        raise OnefoldError("is a workbook packed once more; workbooks are packed already: land it without .gz or .zst")
+    sheet = workbook.as_csv(path, source.sheet, folder)
+    plain = source.model_copy(update={"delimiter": ",", "encoding": "utf-8"})
+    return _read_delimited(connection, sheet, plain, file_format, compression, folder)
+
+
+def _read_text(connection, text: TextFile, source: Source, file_format: str) -> list[str]:
+    delimiter = source.delimiter or _delimiter_of(text, "\t" if file_format == "tsv" else ",")
     # The header is read here and not left to DuckDB's sniffer: that one refuses a whole file for one stray quote.
-    names = _header(connection, path, delimiter, compression)
+    header = next(_records(text, delimiter), [])
+    if not header:
+        raise OnefoldError("is empty, without even a header; remove it or export it again")
+    if len(header) > MOST_COLUMNS:
+        raise _too_wide(len(header))
+    names = _unique(header)
     columns = ", ".join(f"'{quoted(name)}': 'varchar'" for name in names)
+    blank_lines = len(text.head) - len(text.head.lstrip("\r\n"))
+    skipped = text.head[:blank_lines].replace("\r\n", "\n").count("\n")
     connection.execute("drop table if exists csv_errors; drop table if exists csv_scans")
     connection.execute(
         f"""
         create or replace temp table raw as
         select row_number() over () as _row, * from read_csv(
-            '{_literal(path)}', columns = {{{columns}}}, auto_detect = false, header = true,
-            delim = '{quoted(delimiter)}', quote = '"', escape = '"', compression = '{compression}',
+            '{_literal(text.path)}', columns = {{{columns}}}, auto_detect = false, header = true, skip = {skipped},
+            delim = '{quoted(delimiter)}', quote = '"', escape = '"', compression = '{text.compression}',
             store_rejects = true, rejects_table = 'csv_errors', rejects_scan = 'csv_scans')
         """
     )
@@ -100,22 +143,58 @@ def _read_delimited(connection, path: Path, source: Source, file_format: str, co
         select line, arg_min(error_message, column_idx), any_value(csv_line) from csv_errors group by line
         """
     )
+    _set_headers_aside(connection, names, header)
     return names
 
 
-def _header(connection, path: Path, delimiter: str, compression: str) -> list[str]:
-    """The names in a delimited file's first record, made unique without regard to case, as SQL compares them."""
-    lines = connection.execute(f"select text from {_lines(path, compression)} limit 100").fetchall()
+def _set_headers_aside(connection, names: list[str], header: list[str]) -> None:
+    """Take out the rows that are the header again, as where exports were appended to each other."""
+    is_header = " and ".join(
+        f"coalesce({identifier(name)}, '') = '{quoted(given)}'" for name, given in zip(names, header, strict=True)
+    )
+    repeated = f"from raw where {is_header}"
+    connection.execute(
+        f"insert into malformed select _row + 1, 'is the header again', to_json(raw) {repeated}; delete {repeated}"
+    )
+
+
+def _records(text: TextFile, delimiter: str) -> Iterator[list[str]]:
+    """The records at the beginning of a delimited file that are there in full, without empty lines."""
+    lines = io.StringIO(text.head, newline="").readlines()
+    complete = lines if text.is_whole or len(lines) == 1 else lines[:-1]
+    csv.field_size_limit(2**31 - 1)
+    return (record for record in csv.reader(complete, delimiter=delimiter) if record)
+
+
+def _delimiter_of(text: TextFile, usual: str) -> str:
+    """The delimiter that cuts the header into most fields; of equal ones the one that cuts most of the following records
+    into as many; then the usual one, and the order in which they are listed."""
+
+    def fit(delimiter: str) -> tuple[int, int, bool]:
+        header, *others = [len(record) for record in _records(text, delimiter)] or [0]
+        return header, others.count(header), delimiter == usual
+
+    return max(_DELIMITERS, key=fit)
+
+
+def _unique(header: list[str]) -> list[str]:
+    """The names in a header, made unique without regard to case, as SQL compares them."""
     names: list[str] = []
-    header = next(csv.reader((f"{line or ''}\n" for (line,) in lines), delimiter=delimiter), [])
+    taken = {"_row"}
     for position, name in enumerate(header):
-        unique, taken = name.strip() or f"column{position}", {n.lower() for n in [*names, "_row"]}
+        unique = name.strip() or f"column{position}"
         while unique.lower() in taken:
             unique += "_1"
         names.append(unique)
-    if not names:
-        raise OnefoldError("has no readable header; export it again, in UTF-8")
+        taken.add(unique.lower())
     return names
+
+
+def _too_wide(columns: int) -> OnefoldError:
+    return OnefoldError(
+        f"has {columns:,} columns, more than {MOST_COLUMNS:,}: its names seem to be data; "
+        "export one record a line, with fixed names"
+    )
 
 
 def _lines(path: Path, compression: str) -> str:
@@ -126,15 +205,44 @@ def _lines(path: Path, compression: str) -> str:
         store_rejects = true, rejects_table = 'csv_errors', rejects_scan = 'csv_scans')"""
 
 
-def _read_json_lines(connection, path: Path, source: Source, file_format: str, compression: str) -> list[str]:
-    reader = f"""read_json_objects('{_literal(path)}', format = 'newline_delimited', ignore_errors = true,
-                                   compression = '{"uncompressed" if compression == "none" else compression}')"""
-    numbered = f"select row_number() over () as _row, json from {reader}"
+def _read_json_lines(connection, path: Path, source: Source, file_format: str, compression: str, folder: Path) -> list[str]:
+    text = as_utf8(path, compression, source.encoding, folder)
+    numbered = f"select row_number() over () as _row, json from {_objects(text, 'newline_delimited', True)}"
     connection.execute(f"create or replace temp table objects as {numbered}")
     broken = "json is null or json_type(json) <> 'OBJECT'"
     if connection.execute(f"select count(*) from objects where {broken}").fetchone()[0]:
-        _read_json_line_by_line(connection, path, compression)
+        _read_json_line_by_line(connection, text.path, text.compression)
+    return _raw_of_all_fields(connection)
+
+
+def _read_json(connection, path: Path, source: Source, file_format: str, compression: str, folder: Path) -> list[str]:
+    """One array of objects, or objects after each other, over as many lines as they like."""
+    text = as_utf8(path, compression, source.encoding, folder, lines=False)
+    start = text.head.lstrip()
+    if start.startswith("{") and start.splitlines()[0].rstrip().endswith("}"):
+        return _read_json_lines(connection, path, source, "jsonl", compression, folder)
+    reader = _objects(text, "array" if start.startswith("[") else "unstructured", False)
+    connection.execute(
+        f"""
+        create or replace temp table elements as select row_number() over () as _row, json from {reader};
+        create or replace temp table objects as from elements where json_type(json) = 'OBJECT';
+        insert into malformed select _row, 'not a JSON object', json from elements where json_type(json) <> 'OBJECT';
+        drop table elements
+        """
+    )
+    return _raw_of_all_fields(connection)
+
+
+def _objects(text: TextFile, layout: str, ignore_errors: bool) -> str:
+    compression = "uncompressed" if text.compression == "none" else text.compression
+    return f"""read_json_objects('{_literal(text.path)}', format = '{layout}', ignore_errors = {ignore_errors},
+                                 compression = '{compression}')"""
+
+
+def _raw_of_all_fields(connection) -> list[str]:
     names = connection.execute("select distinct unnest(json_keys(json)) as name from objects order by name").fetchall()
+    if len(names) > MOST_COLUMNS:
+        raise _too_wide(len(names))
     return raw_from_objects(connection, [name for (name,) in names])
 
 
@@ -170,7 +278,7 @@ def raw_from_objects(connection: duckdb.DuckDBPyConnection, names: list[str]) ->
         for same in spellings.values()
     )
     # All fields in one call: one call for each would parse the object as many times as it has fields.
-    pointers = ", ".join(f"'{_pointer(name)}'" for name in names)
+    pointers = ", ".join(f"'{pointer(name)}'" for name in names)
     fetched = f"select _row, json_extract_string(json, [{pointers}]) as fields from objects" if names else "from objects"
     connection.execute(
         f"create or replace temp table raw as select _row{', ' if fields else ''}{fields} from ({fetched}) order by _row"
@@ -179,7 +287,7 @@ def raw_from_objects(connection: duckdb.DuckDBPyConnection, names: list[str]) ->
     return [name for (name,) in described if name != "_row"]
 
 
-def _read_parquet(connection, path: Path, source: Source, file_format: str, compression: str) -> list[str]:
+def _read_parquet(connection, path: Path, source: Source, file_format: str, compression: str, folder: Path) -> list[str]:
     if compression != "none":
         raise OnefoldError("is Parquet packed once more; Parquet compresses inside: land it without .gz or .zst")
     reader = f"read_parquet('{_literal(path)}', file_row_number = true)"
@@ -195,3 +303,13 @@ def _read_parquet(connection, path: Path, source: Source, file_format: str, comp
 
 def _count(connection, table: str) -> int:
     return connection.execute(f"select count(*) from {table}").fetchone()[0]
+
+
+_READERS = {
+    "csv": _read_delimited,
+    "tsv": _read_delimited,
+    "jsonl": _read_json_lines,
+    "json": _read_json,
+    "parquet": _read_parquet,
+    "excel": _read_workbook,
+}

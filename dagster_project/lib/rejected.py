@@ -85,7 +85,9 @@ def _replay(
     rules = source if kind == "row" else Source(name=source.name, time_zone=source.time_zone)
     try:
         mapped, _ = mapping.mapped_sql(entity, rules, tuple(columns))
-        type_and_deduplicate(connection, entity, source, mapped, settings)
+        workbooks = "select bool_and(regexp_matches(source_uri, '(?i)[.](xls[xmb]?|ods)$')) from waiting"
+        from_workbook = connection.execute(workbooks).fetchone()[0]
+        type_and_deduplicate(connection, entity, source, mapped, settings, from_workbook, is_whole_file=False)
     except OnefoldError as error:
         log.warning("%s: nothing replayed: %s", table, error)
         return Replay(table, tried, 0, str(error))
