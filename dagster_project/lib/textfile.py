@@ -5,6 +5,7 @@ A plain UTF-8 file is only looked through, at the speed of its disk, and read wh
 
 import codecs
 import gzip
+import io
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,6 +101,34 @@ class _Look:
         return self.has_crlf and self.has_lf
 
 
+class _Unpacked(io.RawIOBase):
+    """Zstandard frames as a stream of bytes. zstandard's own reader takes a frame that is cut off for a whole one."""
+
+    def __init__(self, packed: BinaryIO) -> None:
+        import zstandard
+
+        self._packed, self._unpacker = packed, zstandard.ZstdDecompressor()
+        self._frame, self._rest, self._ready = None, b"", b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        while not self._ready:
+            # Few bytes at once, as each block of some may stand for 128 KiB.
+            if not (piece := self._rest or self._packed.read(1024)):
+                if self._frame and not self._frame.eof:
+                    raise EOFError("its last frame has no end")
+                return 0
+            if self._frame is None or self._frame.eof:
+                self._frame = self._unpacker.decompressobj()
+            self._ready = self._frame.decompress(piece)
+            self._rest = self._frame.unused_data if self._frame.eof else b""
+        size = min(len(buffer), len(self._ready))
+        buffer[:size], self._ready = self._ready[:size], self._ready[size:]
+        return size
+
+
 @contextmanager
 def _opened(path: Path, compression: str) -> Iterator[BinaryIO]:
     """The unpacked bytes of a file."""
@@ -111,8 +140,7 @@ def _opened(path: Path, compression: str) -> Iterator[BinaryIO]:
                 with gzip.open(path, "rb") as stream:
                     yield stream
             case "zstd":
-                unpacker = zstandard.ZstdDecompressor()
-                with path.open("rb") as packed, unpacker.stream_reader(packed, read_across_frames=True) as stream:
+                with path.open("rb") as packed, io.BufferedReader(_Unpacked(packed)) as stream:
                     yield stream
             case _:
                 with path.open("rb") as stream:

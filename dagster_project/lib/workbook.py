@@ -38,9 +38,9 @@ def as_csv(path: Path, sheet: str | None, folder: Path) -> Path:
         raise OnefoldError("is protected by a password; save it without one and land it again") from error
     except python_calamine.CalamineError as error:
         raise OnefoldError(f"is no readable workbook: {error}; save it again in Excel, or as CSV, and land it again") from error
-    target, first = folder / "sheet.csv", cells.start[1] if cells.start else 0
+    target = folder / "sheet.csv"
     with target.open("w", encoding="utf-8", newline="") as file:
-        rows = ([_text(cell) for cell in row[first:]] for row in cells.iter_rows())
+        rows = ([_text(cell) for cell in row] for row in cells.iter_rows())
         csv.writer(file, lineterminator="\n").writerows(row for row in rows if any(row))
     return target
 
