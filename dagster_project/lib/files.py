@@ -1,13 +1,17 @@
 """Finding a source's files, on this machine or behind any fsspec URL."""
 
+import functools
 import hashlib
+import re
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from dagster_project.lib.contracts import ChannelContract, Source
 from dagster_project.lib.errors import OnefoldError
@@ -29,6 +33,8 @@ class LandedFile:
     size: int
     modified: str
     path: Path | None  # None: remote
+    name: str = field(default="", compare=False)  # of a remote file: as its store calls it
+    store: Any = field(default=None, compare=False, repr=False)  # of a remote file: the file system that listed it
 
     @property
     def identity(self) -> tuple[str, int, str]:
@@ -53,16 +59,19 @@ class LandedFile:
                 raise UnreachableError(f"{self.uri}: is gone since it was listed; land it again if it is still wanted")
             yield self.path
             return
-        import fsspec
-
         home.temporary.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=home.temporary) as folder:
             copy = Path(folder) / self.uri.rsplit("/", 1)[-1]
             try:
-                with fsspec.open(self.uri, "rb") as remote, copy.open("wb") as target:
+                with self.store.open(self.name, "rb") as remote, copy.open("wb") as target:
                     shutil.copyfileobj(remote, target, 1 << 20)
+                self.store.invalidate_cache()
+                now = self.store.info(self.name)
             except Exception as error:  # every store raises its own
-                raise UnreachableError(f"{self.uri}: cannot be fetched: {error}; the next run tries again") from error
+                message = f"{self.uri}: cannot be fetched: {without_credentials(error)}; the next run tries again"
+                raise UnreachableError(message) from error
+            if (copy.stat().st_size, now["size"] or 0, _version(now)) != (self.size, self.size, self.modified):
+                raise UnreachableError(f"{self.uri}: changed while it was fetched; the next run fetches it again")
             yield copy
 
 
@@ -77,7 +86,7 @@ def landed_files(
         UnreachableError: a location cannot be listed.
     """
     if source.is_remote:
-        return _remote_files(source.location)
+        return _remote_files(source.location, settle_seconds)
     found = _local_files(home, _pattern(channel, entity, source), settle_seconds)
     if source.location is None:
         for other in channel.entities[entity].sources:
@@ -123,19 +132,82 @@ def _is_unfinished(path: str, pattern: str) -> bool:
     return path.endswith(_UNFINISHED) or any(name.startswith((".", "_")) for name in path.split("/") if name not in spelled)
 
 
-def _remote_files(location: str) -> list[LandedFile]:
-    import fsspec
-
+def _remote_files(location: str, settle_seconds: float) -> list[LandedFile]:
+    shown = without_credentials(location)
     try:
-        system, pattern = fsspec.core.url_to_fs(location)
-        found = system.glob(pattern, detail=True)
+        store, pattern = _store(location)
+        found = store.glob(pattern, detail=True)
     except Exception as error:  # every store raises its own
-        message = f"{location}: cannot be listed: {error}; check the address and the credentials"
+        message = f"{shown}: cannot be listed: {without_credentials(error)}; check the address and the credentials"
         raise UnreachableError(message) from error
-    files = []
+    settled_before, files = time.time() - settle_seconds, {}
     for name, info in sorted(found.items()):
         if info["type"] != "file" or _is_unfinished(name, pattern):
             continue
-        version = info.get("ETag") or info.get("mtime") or info.get("LastModified") or info.get("created") or ""
-        files.append(LandedFile(system.unstrip_protocol(name), info["size"] or 0, str(version), None))
-    return files
+        modified_at = _modified_at(info)
+        if settle_seconds and modified_at is not None and modified_at > settled_before:
+            continue
+        uri = _uri(store, shown, name)
+        files[uri] = LandedFile(uri, info["size"] or 0, _version(info), None, name, store)
+    return list(files.values())
+
+
+def _store(location: str) -> tuple[Any, str]:
+    """The file system behind a URL, newly connected, and the path in it.
+
+    A connection kept from an earlier run may be broken by now, and a listing kept from it old.
+    """
+    import fsspec
+
+    if location.startswith(("sftp://", "ssh://")):
+        fsspec.register_implementation("sftp", _sftp(), clobber=True)
+        fsspec.register_implementation("ssh", _sftp(), clobber=True)
+    return fsspec.core.url_to_fs(location, skip_instance_cache=True, use_listings_cache=False)
+
+
+@functools.cache
+def _sftp() -> type:
+    """fsspec's SFTP, which by itself trusts whatever server answers, made to talk to known hosts only."""
+    import paramiko
+    from fsspec.implementations.sftp import SFTPFileSystem
+
+    class KnownHostsOnly(SFTPFileSystem):
+        def _connect(self) -> None:
+            settings = {"timeout": 30, "banner_timeout": 30, "auth_timeout": 30} | self.ssh_kwargs
+            settings = {name: value for name, value in settings.items() if name not in ("use_listings_cache", "known_hosts")}
+            self.client = paramiko.SSHClient()
+            self.client.load_system_host_keys(self.ssh_kwargs.get("known_hosts"))
+            self.client.set_missing_host_key_policy(paramiko.RejectPolicy())
+            self.client.connect(self.host, **settings)
+            self.ftp = self.client.open_sftp()
+
+    return KnownHostsOnly
+
+
+def _uri(store: Any, location: str, name: str) -> str:
+    """A remote file's URL; that of a server names it, as the same path may be on another."""
+    if getattr(store, "host", None):
+        return re.match(r"[^/]*//[^/]*", location)[0] + name
+    return store.unstrip_protocol(name)
+
+
+def without_credentials(text: object) -> str:
+    """A text without the user and password that its URLs carry: it is shown, logged and stored."""
+    return re.sub(r"(://)[^/\s]*@", r"\1", str(text))
+
+
+def _version(info: dict) -> str:
+    """What a store says of a file that differs once the file was written again; compared, never read."""
+    modified_at = _modified_at(info)
+    return str(info.get("ETag") or ("" if modified_at is None else f"{modified_at:.3f}"))
+
+
+def _modified_at(info: dict) -> float | None:
+    """When a file was last written, in seconds since 1970, where its store tells."""
+    for name in ("LastModified", "mtime", "modified", "created"):
+        match info.get(name):
+            case datetime() as moment:
+                return moment.timestamp()
+            case float() | int() as seconds:
+                return float(seconds)
+    return None

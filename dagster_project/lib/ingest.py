@@ -15,7 +15,7 @@ import duckdb
 from dagster_project.lib import mapping, reading
 from dagster_project.lib.contracts import STAGING_TYPES, ChannelContract, Entity, Source
 from dagster_project.lib.errors import OnefoldError
-from dagster_project.lib.files import LandedFile, UnreachableError, content_hash, landed_files
+from dagster_project.lib.files import LandedFile, UnreachableError, content_hash, landed_files, without_credentials
 from dagster_project.lib.home import Home, quoted, transaction
 from dagster_project.lib.phones import learn_phones
 from dagster_project.lib.progress import tell
@@ -136,7 +136,7 @@ def ingest_channel(home: Home, channel: ChannelContract, settings: Settings, set
             try:
                 found = landed_files(home, channel, name, source, settings.landing_settle_seconds if settle else 0)
             except UnreachableError as error:
-                load.refused.append((source.location or label, str(error)))
+                load.refused.append((without_credentials(source.location or label), str(error)))
                 continue
             new = [file for file in found if file.identity not in seen]
             load.known_files += len(found) - len(new)
