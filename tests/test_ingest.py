@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dagster_project.lib import reading
 from dagster_project.lib.contracts import ChannelContract, Source, load_channels
 from dagster_project.lib.ingest import CARRIED, ingest_channel, new_files
 from dagster_project.lib.progress import listening
@@ -548,6 +549,24 @@ def test_a_file_that_is_gone_since_it_was_listed_does_not_stop_others(home, land
     with listening(lambda *_: gone.unlink(missing_ok=True)):  # once another is loaded
         load = ingest(home)
     assert (only(home, "thing_id"), [uri for uri, _ in load.refused]) == (["t1", "t3"], ["landing/shop/things/b.csv"])
+
+
+def test_a_file_that_changes_while_it_is_read_is_loaded_by_the_next_run(home, land, monkeypatch):
+    path = land(home, "shop/things/a.csv", "thing_id,seen_at\nt1,2024-01-05\n")
+    read = reading.read_file
+
+    def read_and_append(*given):
+        raw = read(*given)
+        with path.open("a") as file:
+            file.write("t2,2024-01-05\n")
+        return raw
+
+    monkeypatch.setattr(reading, "read_file", read_and_append)
+    ((_, reason),) = ingest(home).refused
+    monkeypatch.undo()
+    assert ("changed while it was read; the next run reads it again" in reason, only(home, "thing_id")) == (True, [])
+    ingest(home)
+    assert only(home, "thing_id") == ["t1", "t2"]
 
 
 def test_a_remote_file_that_cannot_be_fetched_is_loaded_by_the_next_run(home):

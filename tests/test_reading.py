@@ -210,6 +210,25 @@ def test_a_stray_quote_among_mixed_line_ends_costs_its_line_and_not_the_file(hom
     assert rows(home, "thing_id")[-2:] == [("t2",), ("t3",)]
 
 
+@pytest.mark.parametrize("lines", [2_000, 1_000_000], ids=["one buffer", "several buffers"])
+def test_a_quote_that_swallows_many_lines_refuses_the_file(home, land, lines):
+    """Quarantine could not hold them, and they would be gone without a word."""
+    land(home, "shop/things/a.csv", 'thing_id,name\nt0,a\nt1,"open\n' + "t,a text that goes on and on and on\n" * lines)
+    assert "opens a quote in line 3 that takes up many lines behind it" in refusal(home)
+
+
+def test_a_quote_that_is_never_closed_quarantines_what_it_swallowed(home, land):
+    land(home, "shop/things/a.csv", 'thing_id,name\nt0,a\nt1,"open\nt2,b\n')
+    ingest(home)
+    assert query(home, "select source_row, payload from staging._rejected") == [(3, 't1,"open\nt2,b\n')]
+
+
+def test_a_line_that_is_too_long_to_read_is_quarantined(home, land):
+    land(home, "shop/things/a.csv", f"thing_id,name\nt0,a\nt1,{'x' * 3_000_000}\nt2,b\n")
+    ingest(home)
+    assert (rows(home, "thing_id"), list(reasons(home))) == ([("t0",), ("t2",)], [3])
+
+
 def test_a_header_that_comes_again_is_no_record(home, land):
     land(home, "shop/things/a.csv", "thing_id,name\nt1,a\nthing_id,name\nt2,b\n")
     load = ingest(home)

@@ -137,10 +137,23 @@ def _read_text(connection, text: TextFile, source: Source, file_format: str) -> 
             store_rejects = true, rejects_table = 'csv_errors', rejects_scan = 'csv_scans')
         """
     )
+    # DuckDB keeps 10,000 characters of a broken record, and none of one that begins in an earlier buffer.
+    open_quote = connection.execute(
+        """
+        select min(line) from csv_errors
+        where error_message like '%unterminated quote%' and (length(csv_line) >= 10000 or not contains(csv_line, '"'))
+        """
+    ).fetchone()[0]
+    if open_quote:
+        raise OnefoldError(
+            f"opens a quote in line {open_quote} that takes up many lines behind it; close it, or write it twice inside of "
+            "quotes, and land the file again"
+        )
     connection.execute(
         """
         insert into malformed
-        select line, arg_min(error_message, column_idx), any_value(csv_line) from csv_errors group by line
+        select line, coalesce(arg_min(error_message, column_idx), 'the line is too long'), any_value(csv_line)
+        from csv_errors group by line
         """
     )
     _set_headers_aside(connection, names, header)
