@@ -509,6 +509,12 @@ def test_a_source_says_the_order(home, land, order, expected):
     assert dates(home, land, "03/04/2026", "03-04-2026", "03/04/26", source={"date_order": order}) == [expected] * 3
 
 
+def test_a_time_format_says_the_order_too(home, land):
+    source = {"time_format": "%d/%m/%Y %H:%M"}
+    assert dates(home, land, "03/04/2026 10:00", "03/04/2026", "03/04/2026 25:00", source=source) == [date(2026, 4, 3)] * 2
+    assert reasons(home) == {3: "made_on '03/04/2026 25:00' is not a date"}
+
+
 def test_a_source_says_that_years_come_first(home, land):
     assert dates(home, land, "26/03/04", "2026/3/4", source={"date_order": "ymd"}) == [date(2026, 3, 4)] * 2
 

@@ -181,6 +181,13 @@ class Source(_Strict):
         return self
 
     @property
+    def said_order(self) -> str | None:
+        """The order of day, month and year that the source says, be it by its time_format."""
+        places = {mark[0]: self.time_format.find(f"%{mark}") for mark in ("d", "m", "Y")} if self.time_format else {}
+        order = "".join(sorted(places, key=places.get)).lower()
+        return self.date_order or (order if order in ("dmy", "mdy", "ymd") and -1 not in places.values() else None)
+
+    @property
     def is_remote(self) -> bool:
         return "://" in (self.location or "")
 

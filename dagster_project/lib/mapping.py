@@ -47,7 +47,7 @@ def typed_sql(entity: Entity, source: Source, mapped: str, zone: str, forms: For
     columns = entity.columns.items()
     times = [name for name, column in columns if column.type in values.TIMES]
     numbers = [name for name, column in columns if column.type in values.NUMBERS]
-    said = source.date_order is not None
+    said = source.said_order is not None
     parts = [f"{values.time_parts(name)} as _parts_{name}" for name in times]
     texts = [f"{values.iso_time(name, f'_parts_{name}', forms.date_order.get(name), said)} as _text_{name}" for name in times]
     texts += [f"{values.number_text(name, forms.decimal[name])} as _text_{name}" for name in numbers]
@@ -145,7 +145,7 @@ def _problems(name: str, column: Column, entity: Entity, source: Source, forms: 
     if column.type != "text":
         article = "an" if column.type == "integer" else "a"
         wrong = f"{shown} is not {article} {column.type}'"
-        if column.type in values.TIMES and source.date_order is None:
+        if column.type in values.TIMES and source.said_order is None:
             unclear = values.is_unclear_time(f"_parts_{name}", f"_text_{name}")
             remedy = "may have the day or the month first; set date_order in its source"
             wrong = f"case when {unclear} then {shown} {remedy}' else {wrong} end"
