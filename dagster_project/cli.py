@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.progress import Progress
 
 from dagster_project import terminal
@@ -190,6 +191,22 @@ def status(home: Home, as_json: bool) -> None:
     answer(as_json, content, *_summary(content))
 
 
+@main.command("quality")
+@click.option("--open", "opened", is_flag=True, help="Open the pages in a browser.")
+@as_json_option
+@click.pass_obj
+def quality_command(home: Home, opened: bool, as_json: bool) -> None:
+    """What the suites said last and which metrics are unusual; writes the pages that show history and trends.
+
+    Example: onefold quality --open
+    """
+    content = answers.verdicts(home)
+    if opened:
+        click.launch(content["pages"])
+    shown = [table(title, content[part]) for part, title in (("suites", "Suites"), ("unusual", "Unusual now")) if content[part]]
+    answer(as_json, content, *shown, f"Pages: {content['pages']}")
+
+
 @main.command()
 @click.argument("suite")
 @click.option("--reason", required=True, help="Why the change is right; kept with your name.")
@@ -204,7 +221,7 @@ def approve(home: Home, suite: str, reason: str, by: str, as_json: bool) -> None
     from dagster_project.lib.quality import suites
     from dagster_project.lib.state import State
 
-    approvable = [known.name for known in suites() if "$since" in known.query or known.name == "ingestion"]
+    approvable = [known.name for known in suites() if known.can_be_approved]
     if suite not in approvable:
         raise OnefoldError(
             f"'{suite}' is not judged by what is usual, so that nothing can be approved; {', '.join(approvable)} are"
@@ -389,11 +406,13 @@ def _run_quietly(
     def show(what: str, done: int, total: int) -> None:
         shown.update(task, description=f"{label} · {what}"[:60], completed=done, total=total)
 
-    from dagster_project.jobs import problems, run_job
+    from dagster_project.jobs import problems, run_job, warnings
 
     with progress.listening(show):
         result = run_job(home, job, channel=channel, tags=tags)
     shown.remove_task(task)
+    for warning in warnings(result):
+        terminal.problems.print(f"[yellow]{escape(warning)}[/yellow]", highlight=False)
     return problems(result)
 
 
@@ -401,6 +420,7 @@ def _summary(content: dict[str, Any]) -> list[Any]:
     titles = {
         "channels": "Rows by channel",
         "quality": "Quality",
+        "unusual": "Unusual",
         "customers": "Customers",
         "tags": "Tags",
         "audiences": "Audiences",

@@ -40,7 +40,7 @@ def run_job(
 
 
 def problems(result: "dg.ExecuteInProcessResult") -> list[str]:
-    """Why a run failed, a line for each failed step or blocking check."""
+    """Why a run failed, a line for each failed step or check."""
     found = []
     for event in result.all_events:
         if event.is_step_failure:
@@ -51,9 +51,22 @@ def problems(result: "dg.ExecuteInProcessResult") -> list[str]:
                 cause = cause.cause
             text = (user.description if user and user.description else None) or (cause.message.strip() if cause else "failed")
             found.append(f"{event.step_key}: {text}")
+    return [*found, *_told(result, is_warning=False)]
+
+
+def warnings(result: "dg.ExecuteInProcessResult") -> list[str]:
+    """What a run's checks warn of, a line for each; the run goes on."""
+    return _told(result, is_warning=True)
+
+
+def _told(result: "dg.ExecuteInProcessResult", is_warning: bool) -> list[str]:
+    import dagster as dg
+
+    found = []
     for check in result.get_asset_check_evaluations():
-        if not check.passed:
-            found.append(f"check {check.check_name} failed on {check.asset_key.to_user_string()}")
+        if not check.passed and (check.severity == dg.AssetCheckSeverity.WARN) == is_warning:
+            said = f"check {check.check_name} {'warns' if is_warning else 'failed'} on {check.asset_key.to_user_string()}"
+            found.append(f"{said}: {check.description}" if check.description else said)
     return found
 
 

@@ -5,9 +5,11 @@ from typing import Any
 
 import duckdb
 
+from dagster_project.lib import quality_pages
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home, quoted
 from dagster_project.lib.ingest import prepare_warehouse
+from dagster_project.lib.quality import band
 
 Rows = list[dict[str, Any]]
 
@@ -36,12 +38,44 @@ def ledger(home: Home) -> Rows:
         )
 
 
+def verdicts(home: Home) -> dict[str, Any]:
+    """What each suite said last, what is unusual now, also of a refresh that was blocked, and the pages that show it."""
+    with home.connect("quality", patience=30) as connection:
+        index = quality_pages.write(home, connection)
+        unusual = quality_pages.unusual(connection)
+        suites = quality_pages.last_verdicts(connection)
+    return {"suites": suites, "unusual": [_unusual(row) for row in unusual], "pages": str(index)}
+
+
+def _unusual(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "metric": row["metric"],
+        "channel": row["channel"] if row["identifier_type"] == "*" else f"{row['channel']}, {row['identifier_type']}",
+        "value": row["value"],
+        "usual": band(row),
+        "since": row["anomalous_since"],
+    }
+
+
+def unusual(home: Home) -> Rows:
+    """The metrics of the last refresh that are outside their band."""
+    rows = _served(
+        home,
+        """
+        select metric, channel, identifier_type, value, usual, lower, upper, anomalous_since from quality.metrics
+        where is_anomaly and refresh = (select max(refresh) from quality.metrics)
+        order by deviation desc, metric, channel, identifier_type
+        """,
+    )
+    return [_unusual(row) for row in rows]
+
+
 def quality(home: Home) -> Rows:
     """The rates of the last refresh over all channels and identifiers."""
     return _served(
         home,
         """
-        select metric, value, numerator, denominator from quality.metrics
+        select metric, value, usual, numerator, denominator from quality.metrics
         where channel = '*' and identifier_type = '*' and refresh = (select max(refresh) from quality.metrics)
             and metric in (
                 'integration_rate', 'match_rate', 'reject_rate', 'duplicate_rate', 'event_attribution', 'amount_conversion')
@@ -111,7 +145,15 @@ def status(home: Home) -> dict[str, Any]:
     """The last finished refresh, by part."""
     content: dict[str, Any] = {"channels": ledger(home)}
     if (home.serving / "current").exists():
-        content |= {"quality": quality(home), "customers": customers(home), "tags": tags(home), "audiences": audiences(home)}
+        content |= {
+            "quality": quality(home),
+            "unusual": unusual(home),
+            "customers": customers(home),
+            "tags": tags(home),
+            "audiences": audiences(home),
+        }
+        if (pages := home.quality / "index.html").exists():
+            content["next"] = [f"History and trends of quality: {pages}"]
     else:
         content["next"] = ["Nothing is served yet: run `onefold refresh`."]
     return content
@@ -120,8 +162,10 @@ def status(home: Home) -> dict[str, Any]:
 def summary(home: Home) -> dict[str, Any]:
     """The status, with what to open next."""
     served = home.serving / "current" / "onefold.duckdb"
-    return status(home) | {
+    content = status(home)
+    return content | {
         "next": [
+            *content.get("next", []),
             f"Open {served} with a BI tool or DuckDB (read-only), see the files below {home.deliveries},",
             "try `onefold customer email:…` and `onefold rejected list`, then `make dev` for the Dagster UI.",
         ]

@@ -42,6 +42,7 @@ def project_variables(home: Home) -> dict[str, Any]:
                 "identifiers": entity.identifiers,
                 "attributes": entity.attributes,
                 "columns": {c: column.format or column.type for c, column in entity.columns.items()},
+                "required": [c for c, column in entity.columns.items() if column.required],
             }
     return {
         "entities": entities,

@@ -58,6 +58,10 @@ class Home:
         return self.path / "deliveries"
 
     @property
+    def quality(self) -> Path:
+        return self.path / "quality"
+
+    @property
     def dagster(self) -> Path:
         return self.path / "dagster"
 

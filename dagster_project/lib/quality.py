@@ -3,7 +3,8 @@
 import json
 import logging
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +14,7 @@ import yaml
 from dagster_project.lib.dbt import built_refresh
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import PROJECT_ROOT, transaction
-from dagster_project.lib.state import Refresh
+from dagster_project.lib.state import Refresh, State
 
 log = logging.getLogger("onefold")
 
@@ -28,9 +29,13 @@ create table if not exists quality.results (
     success boolean not null,
     observed varchar not null,  -- JSON: the first values judged, and those that broke the expectation
     reason varchar not null,
-    checked_at timestamp not null
+    checked_at timestamp not null,
+    changed varchar  -- where it was not met: metric, channel, value, usual, band, since when
 )
 """
+_KEPT_REFRESHES = 1000  # of the results; with some 20 a refresh, a warm loop fills no disk
+# A safety net below the rule that queries select keys: addresses, international numbers, mobiles of China.
+_CONTACT = re.compile(r"[^\s'\"<>|,;:=/]+@[^\s'\"<>|,;/]+|\+\d[\d ()-]{6,}\d|(?<![0-9a-zA-Z])1[3-9]\d{9}(?![0-9a-zA-Z])")
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,12 @@ class Suite:
     query: str
     look_at: str
     expectations: tuple[dict[str, Any], ...]
+    metrics: tuple[str, ...] = ()  # whose history it judges; a metric stands for its parts too: completeness
+
+    @property
+    def can_be_approved(self) -> bool:
+        """Whether it compares with what was before, so that a person can say that the change is right."""
+        return bool(self.metrics) or "$since" in self.query
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,12 @@ class Verdict:
     success: bool
     results: list[dict[str, Any]]
     numbers: list[dict[str, Any]]
-    look_at: list[dict[str, Any]]
+    look_at: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def changed(self) -> list[str]:
+        """A sentence for each number that is not as expected."""
+        return list(dict.fromkeys(line for result in self.results for line in result["changed"]))
 
 
 def suites() -> list[Suite]:
@@ -81,9 +97,23 @@ def suites() -> list[Suite]:
                 content["query"],
                 content["look_at"],
                 tuple(content["expectations"]),
+                tuple(content.get("metrics", ())),
             )
         )
     return found
+
+
+def history(state: State, refresh: Refresh) -> dict[str, Any]:
+    """What dbt is told of the history that is usual: refreshes that did not finish, and what people approved since."""
+    approved: dict[str, dict[str, Any]] = {}
+    approvals = state.approvals()
+    for suite in suites():
+        since = approvals.get(suite.name)
+        for metric in suite.metrics if since else ():
+            if since.number > approved.get(metric, {}).get("refresh", 0):
+                moment = since.as_of.replace(tzinfo=None).isoformat(sep=" ", timespec="seconds")
+                approved[metric] = {"refresh": since.number, "as_of": moment}
+    return {"unfinished_refreshes": state.unfinished_refreshes(refresh.number), "approved": approved}
 
 
 def judge(connection: duckdb.DuckDBPyConnection, suite: Suite, refresh: int, since: int = 0) -> Verdict:
@@ -104,19 +134,28 @@ def judge(connection: duckdb.DuckDBPyConnection, suite: Suite, refresh: int, sin
     frame = cursor.df()
     results = _validate(suite, frame)
     success = all(result["success"] for result in results)
-    rows = connection.execute(suite.look_at).df() if not success else None
+    look_at = _records(connection.execute(suite.look_at).df()) if not success else []
     now = datetime.now(UTC).replace(tzinfo=None)
     with transaction(connection):
         connection.execute("delete from quality.results where refresh = ? and suite = ?", [refresh, suite.name])
         for result in results:
             said = [result["expectation"], result["success"], json.dumps(result["observed"]), result["reason"]]
+            changed = "\n".join(result["changed"]) or None
             connection.execute(
-                "insert into quality.results values (?, ?, ?, ?, ?, ?, ?, ?)", [refresh, suite.name, suite.asset, *said, now]
+                "insert into quality.results values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [refresh, suite.name, suite.asset, *said, now, changed],
             )
+        if refresh % 20 == 0:
+            connection.execute("delete from quality.results where refresh <= ?", [refresh - _KEPT_REFRESHES])
+    verdict = Verdict(suite, success, results, _records(frame), look_at)
     if not success:
-        broken = [f"{r['expectation']}: {r['observed']}" for r in results if not r["success"]]
-        log.warning("%s failed on %s: %s", suite.name, suite.asset, "; ".join(broken))
-    return Verdict(suite, success, results, _records(frame), _records(rows) if rows is not None else [])
+        log.warning("%s %s on %s: %s", suite.name, word(suite), suite.asset, "; ".join(verdict.changed))
+    return verdict
+
+
+def word(suite: Suite) -> str:
+    """What a suite does whose expectations are not met."""
+    return "failed" if suite.blocking else "warns"
 
 
 def prepare_results(connection: duckdb.DuckDBPyConnection) -> None:
@@ -169,7 +208,7 @@ def _validate(suite: Suite, frame: Any) -> list[dict[str, Any]]:
         kind = "".join(part.title() for part in entry["type"].split("_"))
         expectations.append(getattr(gx.expectations, kind)(**entry["kwargs"], meta={"position": position}))
     gx_suite = gx.ExpectationSuite(name=suite.name, expectations=expectations)
-    outcome = definition.get_batch({"dataframe": frame}).validate(gx_suite, result_format="SUMMARY")
+    outcome = definition.get_batch({"dataframe": frame}).validate(gx_suite, result_format="COMPLETE")
     by_position = {r.expectation_config.meta["position"]: r for r in outcome.results}
     results = []
     for position, entry in enumerate(suite.expectations):
@@ -177,20 +216,57 @@ def _validate(suite: Suite, frame: Any) -> list[dict[str, Any]]:
         detail = dict(result.result)
         column = entry["kwargs"].get("column")
         observed = {"values": [_plain(v) for v in frame[column].dropna().head(20)]} if column in frame else {}
-        if not result.success:
-            observed["unexpected"] = [_plain(v) for v in detail.get("partial_unexpected_list", [])]
-            if error := (result.exception_info or {}).get("exception_message"):
-                observed["error"] = error
         bounds = {k: v for k, v in entry["kwargs"].items() if k != "column"}
+        expectation = f"{column or entry['type']} {json.dumps(bounds)}"
+        changed = []
+        if not result.success:
+            observed["unexpected"] = [_plain(v) for v in detail.get("partial_unexpected_list") or []]
+            if error := (result.exception_info or {}).get("exception_message"):
+                observed["error"] = without_contacts(error)
+            broken = frame.iloc[detail.get("unexpected_index_list") or []]
+            changed = [_sentence(row, column, expectation) for row in _records(broken)]
+            changed = changed or [f"{expectation} is not met: {json.dumps(observed)}"]
         results.append(
             {
-                "expectation": f"{column or entry['type']} {json.dumps(bounds)}",
+                "expectation": expectation,
                 "success": bool(result.success),
                 "observed": observed,
                 "reason": entry["reason"],
+                "changed": changed,
             }
         )
     return results
+
+
+def _sentence(row: dict[str, Any], column: str, expectation: str) -> str:
+    """What changed, in one row of numbers: metric, channel, value, usual, band, since when."""
+    if not {"metric", "channel", "value", "usual", "lower", "upper", "anomalous_since"} <= set(row):
+        return f"{column} is {number(row.get(column))}, expected {expectation}"
+    where = "all channels" if row["channel"] == "*" else row["channel"]
+    if row.get("identifier_type") not in (None, "*"):
+        where += f", {row['identifier_type']}"
+    since = f"since {row['anomalous_since'][:16].replace('T', ' ')}" if row["anomalous_since"] else "in this refresh"
+    return f"{row['metric']} of {where} is {number(row['value'])}, {band(row)}, {since} ({expectation})"
+
+
+def band(row: dict[str, Any]) -> str:
+    """The usual of a metric and the ends of its band, in words."""
+    if row["usual"] is None:
+        return "no history yet"
+    ends = [f"{word} {number(row[side])}" for word, side in (("from", "lower"), ("to", "upper")) if row[side] is not None]
+    return f"usual {number(row['usual'])}" + (f", band {' '.join(ends)}" if ends else "")
+
+
+def number(value: Any) -> str:
+    """A number as people read it."""
+    if not isinstance(value, int | float):
+        return "none" if value is None else str(value)
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3f}"
+
+
+def without_contacts(text: str) -> str:
+    """A text with every e-mail address and phone struck out."""
+    return _CONTACT.sub("…", text)
 
 
 def _plain(value: Any) -> Any:
@@ -198,4 +274,5 @@ def _plain(value: Any) -> Any:
 
 
 def _records(frame: Any) -> list[dict[str, Any]]:
-    return json.loads(frame.head(50).to_json(orient="records", date_format="iso"))
+    rows = json.loads(frame.head(50).to_json(orient="records", date_format="iso"))
+    return [{k: without_contacts(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from dagster_project.lib import dbt
+from dagster_project.lib import dbt, quality
 from dagster_project.lib.contracts import load_channels
 from dagster_project.lib.home import Home
 from dagster_project.lib.ingest import prepare_warehouse
@@ -39,6 +39,7 @@ def scope_of(home: Home, state: State, refresh: Refresh, *, full: bool = False) 
     variables = {
         "refresh": refresh.number,
         "judged_from": max(taken_in, state.approved_load("ingestion")),
+        **quality.history(state, refresh),
         "tested_from": taken_in if last and last.as_of.date() == refresh.as_of.date() and not full else 0,
     }
     if last is None or full or dbt.finished_project(home) != dbt.project_state(home):

@@ -147,11 +147,23 @@ class State:
             ).fetchone()
         return row[0] or 0
 
-    def approved_since(self, suite: str) -> int:
-        """The refresh with which a suite's history begins; 0 where nobody approved anything."""
+    def approvals(self) -> dict[str, Refresh]:
+        """The refresh with which a suite's history begins, for each suite whose numbers somebody approved."""
         with self._transaction() as connection:
-            row = connection.execute("select max(refresh) from approvals where suite = ?", (suite,)).fetchone()
-        return row[0] or 0
+            rows = connection.execute(
+                "select suite, refresh, as_of, loaded from refreshes "
+                "join (select suite, max(refresh) as refresh from approvals group by suite) using (refresh)"
+            ).fetchall()
+        return {suite: _refresh(row) for suite, *row in rows}
+
+    def unfinished_refreshes(self, before: int) -> list[int]:
+        """Numbers of the refreshes among the thousand before one that were blocked or killed."""
+        with self._transaction() as connection:
+            rows = connection.execute(
+                "select refresh from refreshes where finished_at is null and refresh < ? and refresh >= ? order by refresh",
+                (before, before - 1000),
+            ).fetchall()
+        return [number for (number,) in rows]
 
 
 _REFRESH = "select refresh, as_of, loaded from refreshes"

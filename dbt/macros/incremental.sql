@@ -37,7 +37,7 @@
 {# Data tests judge the rows that were written since `tested_from`; 0, the default, is all of them. Overrides dbt's own. #}
 {% macro get_where_subquery(relation) -%}
     {%- set node = graph.nodes.get(model.attached_node) if execute -%}
-    {%- if node and var('tested_from', 0) and node.config.materialized == 'incremental' and node.fqn[1] != 'quality'
+    {%- if node and var('tested_from', 0) and node.config.materialized == 'incremental'
         and not config.get('where') -%}
         {{ return('(select * from ' ~ relation ~ ' where ' ~ is_untested() ~ ') as untested') }}
     {%- endif -%}

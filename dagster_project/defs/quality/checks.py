@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from dagster_project.lib import quality
+from dagster_project.lib import quality, quality_pages
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
 from dagster_project.lib.state import State
@@ -20,15 +20,20 @@ def _check(suite: quality.Suite) -> dg.AssetChecksDefinition:
         refresh = state.begun_refresh(context.run.root_run_id or context.run.run_id)
         if refresh is None:
             raise dg.Failure("there is no refresh to judge yet; run the job refresh first", allow_retries=False)
+        since = state.approvals().get(suite.name)
         try:
             with home.connect(f"check {suite.name}") as connection:
-                verdict = quality.judge(connection, suite, refresh.number, state.approved_since(suite.name))
+                verdict = quality.judge(connection, suite, refresh.number, since.number if since else 0)
+                page = quality_pages.write(home, connection, suite)
         except OnefoldError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         return dg.AssetCheckResult(
             passed=verdict.success,
-            severity=dg.AssetCheckSeverity.ERROR,
+            severity=dg.AssetCheckSeverity.ERROR if suite.blocking else dg.AssetCheckSeverity.WARN,
+            description="; ".join(verdict.changed) or None,
             metadata={
+                "what_changed": dg.MetadataValue.md("\n".join(f"- {line}" for line in verdict.changed) or "nothing"),
+                "pages": dg.MetadataValue.url(page.as_uri()),
                 "numbers": dg.MetadataValue.md(_table(verdict.numbers)),
                 "expectations": dg.MetadataValue.md(_table(verdict.results)),
                 "look_at": dg.MetadataValue.md(_table(verdict.look_at)),

@@ -34,6 +34,7 @@ said as (
         identifier_value,
         is_addition,
         min(priority) as priority,
+        coalesce(bool_or(is_valid and is_current), false) as is_valid,
         coalesce(bool_or(is_usable and is_current), false) as is_usable,
         min(case when is_current then seen_at end) as first_seen_at,
         max(case when is_current then seen_at end) as last_seen_at,
@@ -54,6 +55,7 @@ select
     {% if is_incremental() -%}
     least(said.priority, known.priority) as priority,
     least(said.priority, known.priority) < 100 as is_person,
+    said.is_valid or coalesce(known.is_valid, false) as is_valid,
     said.is_usable or coalesce(known.is_usable, false) as is_usable,
     least(said.first_seen_at, known.first_seen_at) as first_seen_at,
     greatest(said.last_seen_at, known.last_seen_at) as last_seen_at,
@@ -63,6 +65,7 @@ select
     {%- else -%}
     said.priority,
     said.priority < 100 as is_person,
+    said.is_valid,
     said.is_usable,
     said.first_seen_at,
     said.last_seen_at,

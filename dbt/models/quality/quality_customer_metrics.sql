@@ -1,27 +1,33 @@
--- Grain: one metric of one refresh about customers and tags; identifier_type is '*'. Fed by unified and tags; checked before
--- anything is served or published.
-{{ config(unique_key='metric_key', incremental_strategy='delete+insert') }}
+-- Grain: one metric of one refresh about customers, tags and events. Fed by unified and tags; checked before anything
+-- is served or published. Definitions: docs/quality.md.
+{{ config(unique_key='metric_key', incremental_strategy='delete+insert', full_refresh=false, post_hook='{{ thin_out() }}') }}
 
-with measured as (
-    select concat_ws(':', 'tag_coverage', tag) as metric, customer_count as numerator, known_customer_count as denominator
+with {{ recent_days() }},
+
+-- A rate over all history would hardly move when today's exchange rates are missing.
+amounts as (
+    select coalesce(channel, '*') as channel, sum(amounts) as amounts, sum(converted) as converted
+    from recent_days
+    where amounts > 0
+    group by grouping sets ((channel), ())
+    having sum(amounts) > 0
+),
+
+attributed as (select sum(event_count) as events from {{ ref('unified_customers') }}),
+
+counted as (select sum(events) as events from {{ ref('quality_event_days') }}),
+
+shares as (
+    select concat_ws(':', 'tag_coverage', tag) as metric, '*' as channel, '*' as identifier_type, customer_count as numerator,
+        known_customer_count as denominator, 'either' as worse
     from {{ ref('tags_catalog') }}
     union all
-    select 'known_customers', count(case when is_known then 1 end), count(*) from {{ ref('unified_customers') }}
+    select 'known_customers', '*', '*', count(case when is_known then 1 end), count(*), 'either'
+    from {{ ref('unified_customers') }}
     union all
-    select 'amount_conversion', count(amount_base), count(amount) from {{ ref('unified_customer_events') }}
+    select 'event_attribution', '*', '*', attributed.events, counted.events, 'lower' from attributed cross join counted
     union all
-    select 'event_attribution', count(customer_id), count(*) from {{ ref('unified_customer_events') }}
-)
+    select 'amount_conversion', channel, '*', converted, amounts, 'lower' from amounts
+),
 
-select
-    concat_ws('|', '{{ var("refresh", 0) }}', metric) as metric_key,
-    cast({{ var('refresh', 0) }} as bigint) as refresh,
-    metric,
-    '*' as channel,
-    '*' as identifier_type,
-    cast(numerator as double) / nullif(denominator, 0) as value,
-    cast(numerator as bigint) as numerator,
-    cast(denominator as bigint) as denominator,
-    {{ as_of() }} as measured_at,
-    cast(null as string) as batch_id
-from measured
+{{ banded('shares') }}

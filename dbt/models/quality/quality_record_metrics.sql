@@ -1,17 +1,20 @@
--- Grain: one metric of one refresh, by channel and identifier type ('*': all). Fed by the ledger, sightings and records;
--- checked before anything unified is built. Definitions: docs/quality.md.
-{{ config(unique_key='metric_key', incremental_strategy='delete+insert') }}
+-- Grain: one metric of one refresh about records and identity, by channel and identifier type ('*': all). Checked before
+-- anything unified is built. Definitions: docs/quality.md.
+{{ config(unique_key='metric_key', incremental_strategy='delete+insert', full_refresh=false, post_hook='{{ thin_out() }}') }}
+
+{%- set channels = [] -%}
+{%- for entity in var('entities', {}).values() if entity.identifiers and entity.channel not in channels -%}
+    {%- do channels.append(entity.channel) -%}
+{%- endfor %}
 
 -- Records of one channel that name the same person by the same identifier count once: a page view does not match the page
 -- view before it.
 with named as (
-    select distinct channel, identifier_type, identifier_value, customer_id
-    from {{ ref('identity_records') }}
-    where identifier_type is not null
+    select channel, identifier_type, customer_id from {{ ref('quality_record_identifiers') }} where is_current
 ),
 
 reach as (
-    select customer_id, count(distinct channel) as channels
+    select customer_id, min(channel) <> max(channel) as is_matched
     from named
     where customer_id is not null
     group by customer_id
@@ -23,7 +26,7 @@ attached as (
         coalesce(named.identifier_type, '*') as identifier_type,
         count(*) as records,
         count(named.customer_id) as integrated,
-        count(case when reach.channels > 1 then 1 end) as matched
+        count(case when reach.is_matched then 1 end) as matched
     from named
     left join reach on reach.customer_id = named.customer_id
     group by grouping sets ((named.channel, named.identifier_type), (named.channel), ())
@@ -32,35 +35,29 @@ attached as (
 -- With a single channel that names people there is nothing to match with.
 channels as (select count(distinct channel) as channels from named),
 
-valid as (
+identifiers as (
     select
-        coalesce(channel, '*') as channel, identifier_type, count(*) as sightings,
+        identifier_type, sources, count(*) as identifiers,
         count(case when is_valid then 1 end) as valid, count(case when is_usable then 1 end) as usable
-    from {{ ref('identity_sightings') }}
-    where is_current
-    group by grouping sets ((channel, identifier_type), (identifier_type))
+    from {{ ref('identity_nodes') }}
+    where record_count > 0
+    group by identifier_type, sources
 ),
 
--- The batches that no finished refresh has taken in; what was replayed since is no longer rejected.
-waiting as (
-    select batch_id, count(*) as rejected
-    from {{ source('staging', '_rejected') }}
-    where replayed_in is null
-    group by batch_id
+valid as (
+    {% for channel in channels -%}
+    select '{{ channel }}' as channel, identifier_type, identifiers, valid, usable
+    from identifiers
+    where concat(',', sources, ',') like '%,{{ channel }},%'
+    union all
+    {% endfor -%}
+    select '*' as channel, identifier_type, identifiers, valid, usable from identifiers
 ),
 
-loads as (
-    select
-        coalesce(batches.channel, '*') as channel,
-        sum(batches.rows_read) as read,
-        coalesce(sum(waiting.rejected), 0) as rejected,
-        sum(batches.rows_duplicate) as duplicate,
-        max_by(batches.batch_id, batches.seq) as batch_id
-    from {{ source('staging', '_loads') }} as batches
-    left join waiting on waiting.batch_id = batches.batch_id
-    where batches.seq > {{ var('judged_from', 0) }} and batches.status = 'loaded'
-    group by grouping sets ((batches.channel), ())
-    having count(*) > 0
+validity as (
+    select channel, identifier_type, sum(identifiers) as identifiers, sum(valid) as valid, sum(usable) as usable
+    from valid
+    group by channel, identifier_type
 ),
 
 clusters as (
@@ -68,35 +65,41 @@ clusters as (
     from (select customer_id, count(*) as identifiers from {{ ref('identity_assignments') }} group by customer_id) as sizes
 ),
 
-measured as (
-    select 'integration_rate' as metric, channel, identifier_type, integrated as numerator, records as denominator
+-- What moved from one customer to another since the refresh before.
+moved as (
+    select
+        count(distinct concat(changes.identifier_type, ':', changes.identifier_value)) as identifiers,
+        count(distinct changes.from_customer_id) as customers,
+        count(distinct case when living.customer_id is null then changes.from_customer_id end) as gone
+    from {{ ref('identity_changes') }} as changes
+    left join (select distinct customer_id from {{ ref('identity_assignments') }}) as living
+        on living.customer_id = changes.from_customer_id
+    where changes.kind in ('merged', 'split')
+    {%- if is_incremental() %}
+        and changes._seq > (select coalesce(max(_seq), 0) from {{ this }} where refresh <> {{ var('refresh', 0) }})
+    {%- endif %}
+),
+
+shares as (
+    select 'integration_rate' as metric, channel, identifier_type, integrated as numerator, records as denominator,
+        'lower' as worse
     from attached
     union all
-    select 'match_rate', channel, identifier_type, matched, records
+    select 'match_rate', channel, identifier_type, matched, records, 'either'
     from attached
     where (select channels from channels) > 1
     union all
-    select 'validity', channel, identifier_type, valid, sightings from valid
+    select 'validity', channel, identifier_type, valid, identifiers, 'lower' from validity
     union all
-    select 'usability', channel, identifier_type, usable, sightings from valid
+    select 'usability', channel, identifier_type, usable, identifiers, 'lower' from validity
     union all
-    select 'reject_rate', channel, '*', rejected, read from loads
+    select 'largest_customer_share', '*', '*', largest, identifiers, 'higher' from clusters
     union all
-    select 'duplicate_rate', channel, '*', duplicate, read from loads
+    select 'id_churn:identifiers', '*', '*', moved.identifiers, clusters.identifiers, 'higher'
+    from moved cross join clusters
     union all
-    select 'largest_customer_share', '*', '*', largest, identifiers from clusters
-)
+    select 'id_churn:customers', '*', '*', moved.customers, clusters.customers + moved.gone, 'higher'
+    from moved cross join clusters
+),
 
-select
-    concat_ws('|', '{{ var("refresh", 0) }}', measured.metric, measured.channel, measured.identifier_type) as metric_key,
-    cast({{ var('refresh', 0) }} as bigint) as refresh,
-    measured.metric,
-    measured.channel,
-    measured.identifier_type,
-    cast(measured.numerator as double) / nullif(measured.denominator, 0) as value,
-    cast(measured.numerator as bigint) as numerator,
-    cast(measured.denominator as bigint) as denominator,
-    {{ as_of() }} as measured_at,
-    loads.batch_id
-from measured
-left join loads on loads.channel = measured.channel
+{{ banded('shares') }}
