@@ -256,8 +256,9 @@ def test_a_fallen_match_rate_blocks_everything_built_on_it(copy: Home) -> None:
     result = run_job(copy, "refresh", tags=AS_OF)
 
     assert not result.success
-    [check] = [c for c in result.get_asset_check_evaluations() if not c.passed]
+    [check] = [c for c in result.get_asset_check_evaluations() if not c.passed and c.blocking]
     assert check.check_name == "identity"
+    assert "match_rate of all channels is 0." in check.description
     numbers, keys = check.metadata["numbers"].value, check.metadata["look_at"].value
     assert "match_rate_to_usual" in numbers
     assert "web_events" in keys and "x" in keys

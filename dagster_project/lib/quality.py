@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import duckdb
@@ -195,14 +196,21 @@ def require_proof(connection: duckdb.DuckDBPyConnection, assets: set[str], refre
         raise OnefoldError(f"{'; '.join(problems)} (refresh {refresh.number}); put the data right and run `onefold refresh`")
 
 
-def _validate(suite: Suite, frame: Any) -> list[dict[str, Any]]:
+@cache
+def _great_expectations() -> tuple[Any, Any]:
+    """Great Expectations and a source of data frames, made once a process: both cost more than what they judge here."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations as gx
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = gx.data_context.types.base.ProgressBarsConfig(globally=False)
-    batch = context.data_sources.add_pandas("metrics").add_dataframe_asset(suite.name)
-    definition = batch.add_batch_definition_whole_dataframe("refresh")
+    return gx, context.data_sources.add_pandas("metrics")
+
+
+def _validate(suite: Suite, frame: Any) -> list[dict[str, Any]]:
+    gx, source = _great_expectations()
+    asset = next((a for a in source.assets if a.name == suite.name), None) or source.add_dataframe_asset(suite.name)
+    definition = next(iter(asset.batch_definitions), None) or asset.add_batch_definition_whole_dataframe("refresh")
     expectations = []
     for position, entry in enumerate(suite.expectations):
         kind = "".join(part.title() for part in entry["type"].split("_"))
@@ -245,8 +253,11 @@ def _sentence(row: dict[str, Any], column: str, expectation: str) -> str:
     where = "all channels" if row["channel"] == "*" else row["channel"]
     if row.get("identifier_type") not in (None, "*"):
         where += f", {row['identifier_type']}"
-    since = f"since {row['anomalous_since'][:16].replace('T', ' ')}" if row["anomalous_since"] else "in this refresh"
-    return f"{row['metric']} of {where} is {number(row['value'])}, {band(row)}, {since} ({expectation})"
+    if row["anomalous_since"]:
+        since = f"since {row['anomalous_since'][:16].replace('T', ' ')}"
+    else:
+        since = f"in this refresh; expected {expectation}"
+    return f"{row['metric']} of {where} is {number(row['value'])}, {band(row)}, {since}"
 
 
 def band(row: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@
    stays visible, a lasting change becomes usual by itself, an approval makes it so at once.
 
    Arguments: names of two CTEs. `shares` (metric, channel, identifier_type, numerator, denominator, worse); `others`
-   (metric, channel, identifier_type, value, numerator, usual, half_width, samples, worse) bring their own band. `worse` says on
+   (metric, channel, identifier_type, value, numerator, usual, half_width, upper_half_width, samples, worse) bring their own. `worse` says on
    which side of the usual the trouble is: lower, higher or either. `batches`: a CTE (channel, batch_id). #}
 {% macro banded(shares, others=none, batches=none) -%}
 measured as (
@@ -21,13 +21,15 @@ measured as (
         cast(denominator as bigint) as denominator,
         worse,
         true as is_share,
-        cast(null as double) as own_usual, cast(null as double) as own_half_width, cast(null as bigint) as own_samples
+        cast(null as double) as own_usual, cast(null as double) as own_half_width,
+        cast(null as double) as own_upper_half_width, cast(null as bigint) as own_samples
     from {{ shares }}
     {%- if others %}
     union all
     select
         metric, channel, identifier_type, cast(value as double), cast(numerator as bigint), cast(null as bigint), worse,
-        false, cast(usual as double), cast(half_width as double), cast(samples as bigint)
+        false, cast(usual as double), cast(half_width as double),
+        cast(upper_half_width as double), cast(samples as bigint)
     from {{ others }}
     {%- endif %}
 ),
@@ -95,13 +97,14 @@ expected as (
 
 judged as (
     select
-        expected.*,
-        case worse
-            when 'lower' then usual - value
-            when 'higher' then value - usual
-            else abs(value - usual)
-        end / half_width as deviation
-    from expected
+        sided.*,
+        case
+            when worse = 'lower' or (worse = 'either' and value < usual) then (usual - value) / half_width
+            else (value - usual) / upper_half_width
+        end as deviation
+    from (
+        select expected.*, case when is_share then half_width else own_upper_half_width end as upper_half_width from expected
+    ) as sided
 )
 
 select
@@ -122,7 +125,7 @@ select
     case
         when judged.worse = 'lower' or judged.half_width is null then null
         when judged.is_share then least(judged.usual + judged.half_width, 1)
-        else judged.usual + judged.half_width
+        else judged.usual + judged.upper_half_width
     end as upper,
     judged.samples,
     judged.deviation,

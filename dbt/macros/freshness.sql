@@ -73,6 +73,14 @@ usual_days as (
     select channel, median(events) as events, count(*) as samples from same_weekdays where back > 0 group by channel
 ),
 
+-- A channel that sends in bursts, such as campaigns, is no more than usual on any day that it has reached before.
+greatest_days as (
+    select days.channel, max(days.events) as events
+    from {{ ref('quality_event_days') }} as days
+    inner join whole_days on whole_days.channel = days.channel and days.event_date < whole_days.event_date
+    group by days.channel
+),
+
 day_bands as (
     select
         days.channel, max(usual.events) as usual, max(usual.samples) as samples,
@@ -91,15 +99,18 @@ day_bands as (
 own_bands as (
     select
         ages.metric, ages.channel, '*' as identifier_type, ages.hours as value, cast(null as bigint) as numerator,
-        gap_bands.usual, gap_bands.half_width, gap_bands.samples, 'higher' as worse
+        gap_bands.usual, gap_bands.half_width, gap_bands.half_width as upper_half_width, gap_bands.samples,
+        'higher' as worse
     from ages
     left join gap_bands on gap_bands.metric = ages.metric and gap_bands.channel = ages.channel
     union all
     select
         'volume', days.channel, '*', days.events, days.events,
-        day_bands.usual, day_bands.half_width, day_bands.samples, 'either'
+        day_bands.usual, day_bands.half_width,
+        greatest(day_bands.half_width, greatest_days.events - day_bands.usual), day_bands.samples, 'either'
     from same_weekdays as days
     left join day_bands on day_bands.channel = days.channel
+    left join greatest_days on greatest_days.channel = days.channel
     where days.back = 0
 )
 {%- endmacro %}
