@@ -66,18 +66,28 @@ clusters as (
 ),
 
 -- What moved from one customer to another since the refresh before.
+changes as (
+    select concat(identifier_type, ':', identifier_value) as node_id, from_customer_id
+    from {{ ref('identity_changes') }}
+    where kind in ('merged', 'split')
+    {%- if is_incremental() %}
+        and _seq > (select coalesce(max(_seq), 0) from {{ this }} where refresh <> {{ var('refresh', 0) }})
+    {%- endif %}
+),
+
+living as (
+    select distinct customer_id
+    from {{ ref('identity_assignments') }}
+    where customer_id in (select from_customer_id from changes)
+),
+
 moved as (
     select
-        count(distinct concat(changes.identifier_type, ':', changes.identifier_value)) as identifiers,
+        count(distinct changes.node_id) as identifiers,
         count(distinct changes.from_customer_id) as customers,
         count(distinct case when living.customer_id is null then changes.from_customer_id end) as gone
-    from {{ ref('identity_changes') }} as changes
-    left join (select distinct customer_id from {{ ref('identity_assignments') }}) as living
-        on living.customer_id = changes.from_customer_id
-    where changes.kind in ('merged', 'split')
-    {%- if is_incremental() %}
-        and changes._seq > (select coalesce(max(_seq), 0) from {{ this }} where refresh <> {{ var('refresh', 0) }})
-    {%- endif %}
+    from changes
+    left join living on living.customer_id = changes.from_customer_id
 ),
 
 shares as (
