@@ -242,7 +242,7 @@ def customer(home: Home, who: str, as_json: bool) -> None:
     """
     content = answers.customer(home, who)
     profile = [{"field": field, "value": value} for field, value in content["profile"].items() if value is not None]
-    parts = [table(part.title(), content[part]) for part in ("identifiers", "tags", "consents", "events")]
+    parts = [table(part.title(), content[part]) for part in ("identifiers", "tags", "consents", "sessions", "events")]
     answer(as_json, content, table("Customer", profile), *parts)
 
 
@@ -350,9 +350,13 @@ def dbt_command(home: Home, arguments: tuple[str, ...]) -> None:
 
 
 def _simulate(home: Home, people: int, days: int, seed: int, until: date) -> dict[str, int]:
+    from simulator import SETTINGS
     from simulator import simulate as run_simulation
 
     home.prepare()
+    settings = home.path / "onefold.yaml"
+    if not settings.exists() and not home.warehouse.exists():
+        settings.write_text(SETTINGS)
     with bar() as shown:
         tasks: dict[str, Any] = {}
 

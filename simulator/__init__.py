@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 
 from simulator.exports import DAY
-from simulator.journeys import browse, crawl
+from simulator.journeys import browse, visit_as_no_customer
 from simulator.landing import Landing
 from simulator.messaging import receive_messages
 from simulator.noise import Noise
@@ -19,9 +19,13 @@ from simulator.people import Person, populate
 from simulator.purchases import shop_in_store
 from simulator.registers import add_in_wecom, buy_in_attributes, enter_in_crm, give_consents, join_loyalty
 from simulator.service import answer_surveys, speak_in_public, talk_to_adviser
+from simulator.vocabulary import OFFICE_NETWORK
 from simulator.world import World, build_world, write_reference
 
-__all__ = ["Noise", "Simulation", "simulate"]
+__all__ = ["SETTINGS", "Noise", "Simulation", "simulate"]
+
+# What the sample company has to say of itself in its onefold.yaml.
+SETTINGS = f"staff_traffic:\n  ip_ranges: [{OFFICE_NETWORK}]  # the office\n"
 
 PEOPLE_COLUMNS = (
     "person_id",
@@ -69,7 +73,8 @@ def simulate(
     """Simulate `people` over the `days` days before `until` (UTC, not included); write landing files and the truth.
 
     Landing: `<landing>/<channel>/<entity>/…`. Truth: `records.csv` (channel, entity, record_id, person_id) for every
-    acceptable record that comes from a person, and `people.csv`. The same arguments give the same bytes.
+    acceptable record that comes from a person, `traffic.csv` (the same, with bot, staff or test) for every one of the web
+    shop that comes from no customer, and `people.csv`. The same arguments give the same bytes.
     `report(step, done, total)` is called with the steps 'people' and 'files'.
 
     Raises ValueError for sizes below 1 or a truth folder inside `landing`, FileExistsError if files of another
@@ -88,7 +93,7 @@ def simulate(
         exports = Landing(landing, Path(spill), seed, start, end, noise)
         world = build_world(seed, start, end, noise, exports.emit)
         write_reference(world, people)
-        crawl(world)
+        visit_as_no_customer(world)
         step = max(1, people // 100)
         for person in population:
             _live(world, person)

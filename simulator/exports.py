@@ -7,12 +7,21 @@ in which way, so that the writer and the noise need no knowledge of single chann
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import IntEnum
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MINUTE = 60_000
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 SHANGHAI_OFFSET = 480
+
+
+class Traffic(IntEnum):
+    """Who visits the web shop beside customers; below 0, where people count from 0."""
+
+    BOT = -2
+    STAFF = -3
+    TEST = -4
 
 
 def with_offset(at: int, utc_offset: int) -> str:

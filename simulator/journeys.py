@@ -2,15 +2,16 @@
 
 from random import Random
 
-from simulator.exports import DAY, HOUR, MINUTE
+from simulator.exports import DAY, HOUR, MINUTE, Traffic
 from simulator.people import COOKIE_LIFE, Person
 from simulator.products import CATEGORIES, Product, money
 from simulator.purchases import place_order
 from simulator.service import after_order, chat
-from simulator.vocabulary import BOT_AGENTS, USER_AGENTS
+from simulator.vocabulary import BOT_AGENTS, OFFICE_NETWORK, USER_AGENTS
 from simulator.world import Campaign, World, moment
 
-SITE = "https://shop.onefold.example"
+SITE = "https://shop.onefold-sample.com"  # not below .example: pages there are tests, and rightly count for nobody
+TEST_SITE = "https://shop.onefold.test"
 SEARCH_ENGINES = {"CN": "https://www.baidu.com/", "other": "https://www.google.com/"}
 LOGIN_CHANCE = {"web": 0.4, "app": 0.8, "mini_program": 0.6}
 SHARED_LOGIN_CHANCE = 0.9  # two people on one device see their own orders only after a log-in
@@ -220,32 +221,49 @@ def _online_channel(person: Person, rng: Random) -> str:
     return person.channel if person.channel in usable and rng.random() < 0.7 else rng.choice(usable)
 
 
-def crawl(world: World) -> None:
-    """Robots on the web shop, too fast for a person, every second day, and the shop's own test every second week."""
+def visit_as_no_customer(world: World) -> None:
+    """Robots on the web shop, too fast for a person, every second day; staff from the office's network every third day; the
+    shop's own test every second week."""
     rng = Random(f"{world.seed}/robots")
     for number, first in enumerate(range(world.start, world.end, 2 * DAY)):
         agent, anonymous_id = rng.choice(BOT_AGENTS), f"w-{rng.getrandbits(96):024x}"
-        _view_as_nobody(world, rng, first + 3 * HOUR, anonymous_id, user_agent=agent, ip="66.249.66.1", country="US")
+        _view(world, rng, first + 3 * HOUR, Traffic.BOT, anonymous_id, user_agent=agent, ip="66.249.66.1", country="US")
         if number % 7 == 0:
-            test = {"ip": "10.0.0.8", "email": "test@onefold.example", "properties": {"is_test": True}}
-            _view_as_nobody(world, rng, first + 2 * HOUR, "w-test-shop", user_agent=USER_AGENTS["web"][0], **test)
+            test = {"ip": "10.0.0.8", "email": "test@onefold.example", "properties": {"is_test": True}, "site": TEST_SITE}
+            _view(world, rng, first + 2 * HOUR, Traffic.TEST, "w-test-shop", user_agent=USER_AGENTS["web"][0], **test)
+    rng = Random(f"{world.seed}/staff")
+    for first in range(world.start, world.end, 3 * DAY):
+        desk = rng.randrange(12)
+        seat = {"ip": f"{OFFICE_NETWORK.removesuffix('0/24')}{desk + 10}", "country": "CN", "utc_offset": "+08:00"}
+        agent = USER_AGENTS["web"][desk % len(USER_AGENTS["web"])]
+        _view(world, rng, first + 4 * HOUR, Traffic.STAFF, f"w-office-{desk}", pause=20_000, user_agent=agent, **seat)
 
 
-def _view_as_nobody(world: World, rng: Random, at: int, anonymous_id: str, **values: object) -> None:
+def _view(
+    world: World,
+    rng: Random,
+    at: int,
+    traffic: Traffic,
+    anonymous_id: str,
+    site: str = SITE,
+    pause: int = 700,
+    **values: object,
+) -> None:
+    """One session of product pages, `pause` milliseconds each."""
     session_id = f"s{rng.getrandbits(48):012x}"
     for _ in range(rng.randint(5, 25)):
         product = rng.choice(world.products)
         world.emit(
             "web/events",
             at,
-            None,
+            traffic,
             event_id=f"{rng.getrandbits(80):020x}",
             event_name="page_viewed",
             anonymous_id=anonymous_id,
             session_id=session_id,
             type="page",
-            url=f"{SITE}/products/{product.product_id}",
+            url=f"{site}/products/{product.product_id}",
             title=product.name,
             **values,
         )
-        at += 700
+        at += pause

@@ -14,7 +14,7 @@ from typing import TextIO
 
 import duckdb
 
-from simulator.exports import DAY, EPOCH, EXPORTS, Export
+from simulator.exports import DAY, EPOCH, EXPORTS, Export, Traffic
 from simulator.files import FileWriter
 from simulator.noise import Noise, RowNoise, is_usable
 from simulator.people import Person
@@ -23,7 +23,8 @@ SPILL_ROWS = 150_000  # some 150 MB of Python objects
 LINE_DAMAGE_SHARE = 0.4  # of the broken rows: the line itself is cut or torn, the others hold a value nobody can read
 NOBODY = -1
 
-Record = tuple[int, int, list]  # moment in ms, index of the person or NOBODY, values in the order of the export's columns
+# Moment in ms; index of the person, NOBODY or a kind of traffic; values in the order of the export's columns.
+Record = tuple[int, int, list]
 
 
 class Landing:
@@ -43,8 +44,8 @@ class Landing:
         self.files = self.rows = 0
         self.identifiable: set[int] = set()
 
-    def emit(self, name: str, at: int, person: Person | None, /, **values: object) -> None:
-        """Record that something happened at `at` (ms); what is after the end of the simulation has not happened yet."""
+    def emit(self, name: str, at: int, who: Person | Traffic | None, /, **values: object) -> None:
+        """Record that `who` did something at `at` (ms); what is after the end of the simulation has not happened yet."""
         export = EXPORTS[name]
         if at >= self._end and not export.is_reference:
             return
@@ -52,9 +53,10 @@ class Landing:
         if export.time_column is not None:
             uses_alternate = export.alternate_time_format is not None and number % 3 == 2
             render = export.alternate_time_format if uses_alternate else export.time_format
-            values[export.time_column] = render(at, person.city.utc_offset if person else 0)
+            values[export.time_column] = render(at, who.city.utc_offset if isinstance(who, Person) else 0)
         row = list(map(values.get, export.columns))
-        self._waiting.setdefault((name, number), []).append((at, person.index if person else NOBODY, row))
+        index = NOBODY if who is None else who.value if isinstance(who, Traffic) else who.index
+        self._waiting.setdefault((name, number), []).append((at, index, row))
         self._waiting_rows += 1
         if self._waiting_rows >= SPILL_ROWS:
             self._spill_all()
@@ -88,22 +90,24 @@ class Landing:
         return records
 
     def write_files(self, truth: Path, people: list[Person], report: Callable[[str, int, int], None]) -> None:
-        """Write every file of every export, and truth/records.csv beside them."""
-        part = truth / ".records.csv.part"
+        """Write every file of every export, and the truth's records.csv and traffic.csv beside them."""
+        part, traffic_part = truth / ".records.csv.part", truth / ".traffic.csv.part"
         total = sum(self._file_count(export) for export in EXPORTS.values())
         done = 0
         database = duckdb.connect(config={"threads": 1})  # one thread keeps the order of rows
-        with part.open("w", encoding="utf-8", newline="") as file:
+        with part.open("w", encoding="utf-8", newline="") as file, traffic_part.open("w", encoding="utf-8") as traffic:
             file.write("channel,entity,record_id,person_id\n")
+            traffic.write("channel,entity,record_id,traffic\n")
             for export in EXPORTS.values():
-                for _ in self._write_export(export, database, file, people):
+                for _ in self._write_export(export, database, file, traffic, people):
                     done += 1
                     report("files", done, total)
         database.close()
         part.replace(truth / "records.csv")
+        traffic_part.replace(truth / "traffic.csv")
 
     def _write_export(
-        self, export: Export, database: duckdb.DuckDBPyConnection, truth: TextIO, people: list[Person]
+        self, export: Export, database: duckdb.DuckDBPyConnection, truth: TextIO, traffic: TextIO, people: list[Person]
     ) -> Iterator[None]:
         """Write the files of one export in order of time, since late and repeated rows go from one file to the next."""
         known_keys: set[str] = set()
@@ -117,7 +121,11 @@ class Landing:
             for _, index, row in self._records(export, number):
                 page.add(index, row)
             carried = page.next_carried
-            self._tell_truth(export, page.accepted, truth, people, known_keys)
+            self._tell_truth(export, [record for record in page.accepted if record[0] >= 0], truth, people, known_keys)
+            for index, row in page.accepted:
+                if index < 0:
+                    key = row[export.columns.index(export.key[0])]
+                    traffic.write(f"{export.channel},{export.entity},{key},{Traffic(index).name.lower()}\n")
             if page.rows:  # a quiet period makes no file
                 path = self._path(export, number)
                 copies = [path, _resent(path)] if rng.random() < noise.resent_file_rate else [path]

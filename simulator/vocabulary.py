@@ -159,6 +159,7 @@ USER_AGENTS = {
     "app": ("OnefoldShop/5.2 (iPhone; iOS 18.6)", "OnefoldShop/5.1 (Android 15; HUAWEI Mate 70)"),
     "mini_program": ("Mozilla/5.0 (iPhone; CPU iPhone OS 18_6) MicroMessenger/8.0.61 NetType/WIFI MiniProgramEnv/iOS",),
 }
+OFFICE_NETWORK = "198.18.7.0/24"  # where staff sits; of the range kept for benchmarks (RFC 2544), so nobody's
 BOT_AGENTS = (
     "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)",
     "Mozilla/5.0 (compatible; Baiduspider/2.0; +http://www.baidu.com/search/spider.html)",

@@ -9,7 +9,7 @@ from simulator.noise import Noise
 from simulator.people import Person
 from simulator.products import ANCHOR_RATES, Product, price_list
 
-Emit = Callable[..., None]  # emit(export name, moment in ms, person or None, **column values)
+Emit = Callable[..., None]  # emit(export name, moment in ms, person, kind of traffic or None, **column values)
 AD_PLATFORMS = {  # and the currency they bill in
     "tencent_ads": "CNY",
     "douyin_ads": "CNY",

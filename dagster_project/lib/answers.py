@@ -85,11 +85,11 @@ def quality(home: Home) -> Rows:
 
 
 def customers(home: Home) -> Rows:
-    """Customers that were found; against a simulation's truth, how many people they are and how well records are paired."""
+    """Customers that were found, without bots, staff and tests; against a simulation's truth, how many people they are and how well records are paired."""
     found = _served(
         home,
         "select count(*) filter (is_known) as known_customers, count(*) filter (not is_known) as anonymous_customers "
-        "from unified.customers",
+        "from unified.customers where traffic = 'customer'",
     )[0]
     return [found | (_against_truth(home) if simulated(home) else {})]
 
@@ -173,7 +173,7 @@ def summary(home: Home) -> dict[str, Any]:
 
 
 def customer(home: Home, who: str) -> dict[str, Any]:
-    """One customer's profile, identifiers, tags, consents and latest events.
+    """One customer's profile, identifiers, tags, consents, latest sessions and events.
 
     Args:
         who: a customer id, also one that was merged away, or `<identifier type>:<value>`.
@@ -214,6 +214,12 @@ def customer(home: Home, who: str) -> dict[str, Any]:
             "consents": _rows(
                 connection,
                 "select purpose, channel, status, as_of from unified.consents where customer_id = $id order by 1, 2",
+                id_,
+            ),
+            "sessions": _rows(
+                connection,
+                "select started_at, channel, traffic, duration_seconds, page_views, order_count, amount_base "
+                "from unified.sessions where customer_id = $id order by started_at desc limit 10",
                 id_,
             ),
             "events": _rows(

@@ -125,9 +125,21 @@ class Column(_Strict):
     allowed: tuple[str, ...] = Field((), description="The only values accepted, compared without regard to case.")
     pattern: str | None = Field(None, description="A regular expression that the whole value has to match.")
     unit: str | None = Field(None, description="The measure's unit, for people.")
-    format: Literal["phone", "email", "identifier", "person_name", "birth_date", "country", "currency", "url"] | None = Field(
-        None, description="What a text holds; cleaning brings it to one form. identifier: phone, e-mail or id."
-    )
+    format: (
+        Literal[
+            "phone",
+            "email",
+            "identifier",
+            "person_name",
+            "birth_date",
+            "country",
+            "currency",
+            "url",
+            "user_agent",
+            "ip_address",
+        ]
+        | None
+    ) = Field(None, description="What a text holds; cleaning brings it to one form. identifier: phone, e-mail or id.")
 
 
 class Source(_Strict):

@@ -17,9 +17,10 @@ import yaml
 
 from dagster_project.lib.contracts import load_channels
 from dagster_project.lib.errors import OnefoldError
-from dagster_project.lib.home import PROJECT_ROOT, Home
-from dagster_project.lib.ingest import learn_phones_of, next_sequence, prepare_warehouse
+from dagster_project.lib.home import PROJECT_ROOT, Home, transaction
+from dagster_project.lib.ingest import learn_values, next_sequence, prepare_warehouse
 from dagster_project.lib.settings import Settings
+from dagster_project.lib.traffic import forget_senders
 
 log = logging.getLogger("onefold")
 
@@ -47,8 +48,7 @@ def project_variables(home: Home) -> dict[str, Any]:
     return {
         "entities": entities,
         "tag_models": _models("tags", except_for={"tags_customer_tags", "tags_catalog", "tags_cut_points"}),
-        "base_currency": settings.base_currency,
-        "default_region": settings.default_region,
+        **settings.of_models,
     }
 
 
@@ -225,7 +225,7 @@ def _note_build(connection, home: Home, refresh: int, full: bool) -> None:
     Raises:
         OnefoldError: the settings or the reference data changed; rows built under the old ones would stay.
     """
-    settings = json.dumps(Settings.of(home).model_dump(include={"base_currency", "default_region"}))
+    settings = json.dumps(Settings.of(home).of_models)
     content = "".join(file.read_text(encoding="utf-8") for file in sorted((PROJECT / "seeds").glob("*.csv")))
     content += (PROJECT / "dbt_project.yml").read_text(encoding="utf-8")
     mark = hashlib.sha256((settings + content).encode()).hexdigest()[:16]
@@ -237,9 +237,11 @@ def _note_build(connection, home: Home, refresh: int, full: bool) -> None:
             "old ones; run `onefold refresh --full` (customer ids are kept)"
         )
     if full:
-        for channel in load_channels(home).values():
-            for name, entity in channel.entities.items():
-                learn_phones_of(connection, f"staging.{channel.table(name)}", entity, Settings.of(home))
+        with transaction(connection):
+            forget_senders(connection)
+            for channel in load_channels(home).values():
+                for name, entity in channel.entities.items():
+                    learn_values(connection, f"staging.{channel.table(name)}", entity, Settings.of(home))
     connection.execute("delete from staging._built")
     connection.execute("insert into staging._built values (?, ?)", [refresh, mark])
 

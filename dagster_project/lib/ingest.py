@@ -21,6 +21,7 @@ from dagster_project.lib.phones import learn_phones
 from dagster_project.lib.progress import tell
 from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import State
+from dagster_project.lib.traffic import learn_ip_addresses, learn_user_agents
 from dagster_project.lib.values import forms_of
 
 log = logging.getLogger("onefold")
@@ -77,6 +78,17 @@ create table if not exists staging._rejected (
     replayed_in varchar
 );
 create table if not exists staging._phones (given varchar, region varchar, e164 varchar, primary key (given, region));
+create table if not exists staging._user_agents (
+    given varchar primary key,
+    bot_pattern varchar,  -- of the list, null: no bot
+    is_http_library boolean not null,
+    device_class varchar not null
+);
+create table if not exists staging._ip_addresses (  -- only those of a listed range
+    given varchar primary key,
+    traffic varchar not null check (traffic in ('staff', 'test')),
+    ip_range varchar not null
+);
 """
 
 
@@ -341,14 +353,21 @@ def type_and_deduplicate(
         from ({typed})
         """
     )
-    learn_phones_of(connection, "(select * from typed where _verdict = 'accepted')", entity, settings)
+    learn_values(connection, "(select * from typed where _verdict = 'accepted')", entity, settings)
 
 
-def learn_phones_of(connection, relation: str, entity: Entity, settings: Settings) -> None:
-    """Have every spelling in an entity's columns of phones parsed once for the home's region."""
-    phones = [name for name, column in entity.columns.items() if column.format in ("phone", "identifier")]
-    if phones:
+def learn_values(connection, relation: str, entity: Entity, settings: Settings) -> None:
+    """Have every new value that SQL cannot read by itself read once: phones, user agents and IP addresses."""
+
+    def columns(*formats: str) -> list[str]:
+        return [name for name, column in entity.columns.items() if column.format in formats]
+
+    if phones := columns("phone", "identifier"):
         learn_phones(connection, relation, phones, settings.default_region)
+    if user_agents := columns("user_agent"):
+        learn_user_agents(connection, relation, user_agents)
+    if addresses := columns("ip_address"):
+        learn_ip_addresses(connection, relation, addresses, settings)
 
 
 def insert_accepted(connection, table: str, entity: Entity, batch_id: str, seq: int, uri: str) -> None:

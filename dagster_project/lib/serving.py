@@ -25,7 +25,13 @@ from dagster_project.lib.state import Refresh
 log = logging.getLogger("onefold")
 
 # Tables that grow with events and not with customers, and the time that cuts them into parts.
-PARTED = {"unified.customer_events": "occurred_at", "unified.purchases": "occurred_at", "identity.evidence": "seen_at"}
+PARTED = {
+    "unified.customer_events": "occurred_at",
+    "unified.session_events": "occurred_at",
+    "unified.sessions": "started_at",
+    "unified.purchases": "occurred_at",
+    "identity.evidence": "seen_at",
+}
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Settings of one home: few, with defaults, overridden in `$ONEFOLD_HOME/onefold.yaml`."""
 
+import re
+from ipaddress import ip_network
 from zoneinfo import available_timezones
 
 import phonenumbers
@@ -10,17 +12,92 @@ from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
 
 
+# Addresses that no customer's browser shows to a public site: private, loopback, link-local (RFC 1918, 4193, 4291, 3927)
+# and those kept for documentation (RFC 5737, 3849).
+PRIVATE_IP_RANGES = (
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "192.0.2.0/24",
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+    "::1/128",
+    "fc00::/7",
+    "fe80::/10",
+    "2001:db8::/32",
+)
+
+
+_OF_MODELS = {
+    "base_currency",
+    "default_region",
+    "default_time_zone",
+    "session_idle_minutes",
+    "session_cut_at_midnight",
+    "test_traffic",
+    "staff_traffic",
+}
+
+
+class TrafficList(BaseModel):
+    """Who is behind events of one kind of traffic; an event that fits any of the lists is of that kind."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+    ip_ranges: tuple[str, ...] = Field((), description="Addresses and ranges in CIDR form, IPv4 or IPv6.")
+    email_domains: tuple[str, ...] = Field((), description="Domains of e-mail addresses, with all their subdomains.")
+    hosts: tuple[str, ...] = Field((), description="Hosts of the page, with all their subdomains.")
+    user_ids: tuple[str, ...] = Field((), description="Accounts.")
+
+    @field_validator("ip_ranges")
+    @classmethod
+    def _ranges_are_ranges(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for given in value:
+            try:
+                network = ip_network(given.strip())
+            except ValueError as error:
+                raise ValueError(f"'{given}' is not an address or range such as 203.0.113.0/24: {error}") from error
+            if network.prefixlen == 0:
+                raise ValueError(f"'{given}' is every address there is; name a smaller range")
+        return tuple(given.strip() for given in value)
+
+    @field_validator("email_domains", "hosts")
+    @classmethod
+    def _names_are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        names = tuple(given.strip().lower() for given in value)
+        for name in names:
+            if not re.fullmatch(r"([a-z0-9_-]+\.)*[a-z0-9_-]+", name):
+                raise ValueError(
+                    f"'{name}' is not a host or domain such as staging.example.com, without @, scheme, port or path"
+                )
+        return names
+
+
 class Settings(BaseModel):
-    """What differs from company to company. Each is handed to dbt as a variable of the same name."""
+    """What differs from company to company."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     base_currency: str = Field("CNY", pattern="^[A-Z]{3}$", description="Amounts are converted to this currency (ISO 4217).")
     default_region: str = Field("CN", description="Phones without a country code belong to this region (ISO 3166-1).")
     default_time_zone: str = Field("UTC", description="Times without a zone are in this one, unless their source says.")
+    session_idle_minutes: int = Field(30, ge=1, le=1440, description="A longer pause between two events ends the session.")
+    session_cut_at_midnight: bool = Field(False, description="Whether midnight on the visitor's clock ends it, too.")
+    test_traffic: TrafficList = Field(
+        TrafficList(ip_ranges=PRIVATE_IP_RANGES),
+        description="Events of the company's own tests; reserved names such as example.com and localhost always are.",
+    )
+    staff_traffic: TrafficList = Field(TrafficList(), description="Events of the company's own people.")
     landing_settle_seconds: float = Field(2, ge=0, description="A landed file is read once it is unchanged for so long.")
     serving_keep_versions: int = Field(3, ge=1, description="Older serving versions kept for those who still read them.")
     serving_keep_minutes: float = Field(60, ge=0, description="…and for at least so long after they were replaced.")
+
+    @field_validator("test_traffic", mode="before")
+    @classmethod
+    def _private_addresses_unless_others_are_named(cls, value: object) -> object:
+        return {"ip_ranges": PRIVATE_IP_RANGES, **value} if isinstance(value, dict) else value
 
     @field_validator("default_region")
     @classmethod
@@ -35,6 +112,11 @@ class Settings(BaseModel):
         if value not in available_timezones():
             raise ValueError("is not an IANA time zone such as Asia/Shanghai")
         return value
+
+    @property
+    def of_models(self) -> dict:
+        """Those that tables are built with, dbt's variables of the same names: a change asks for a full refresh."""
+        return self.model_dump(mode="json", include=_OF_MODELS)
 
     @classmethod
     def of(cls, home: Home) -> "Settings":

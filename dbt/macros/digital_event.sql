@@ -1,11 +1,15 @@
 {# All columns of an event of a tracker: web, app and mini program send the same ones.
 
-   Usage: select {{ digital_event('web') }} from staged {{ join_rates('staged', 'currency', 'occurred_at') }} #}
+   Usage: select {{ digital_event('web') }}
+          from staged {{ join_rates('staged', 'currency', 'occurred_at') }} {{ join_senders() }} #}
 {% macro digital_event(channel) -%}
     {{ carried() }},
     {{ event(channel ~ '_events',
         event_name=event_name(channel, 'coalesce(staged.event_name, staged.type)'),
-        amount_base=in_base_currency('amount', currency('staged.currency'))) }},
+        amount_base=in_base_currency('amount', currency('staged.currency')),
+        traffic=traffic(channel), visitor_id=visitor_id(channel),
+        occurred_at_local=at_visitors_clock('staged.occurred_at', 'staged.utc_offset'),
+        device_class='user_agents.device_class') }},
     event_id,
     trim(staged.event_name) as source_event_name,
     coalesce(lower(trim(type)), 'track') as type,

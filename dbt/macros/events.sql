@@ -1,4 +1,5 @@
-{# The columns of cleaned.events, in order, with their types. Every event has all of them. #}
+{# The columns of cleaned.events, in order, with their types. Every event has all of them; the last four say more than
+   `customer` and null only of a tracker's events. #}
 {% macro event_columns() -%}
     {{ return({
         'event_name': 'string', 'occurred_at': 'timestamp',
@@ -8,6 +9,7 @@
         'campaign_id': 'string', 'utm_source': 'string', 'utm_medium': 'string', 'utm_campaign': 'string',
         'search_term': 'string', 'duration_seconds': 'double', 'score': 'double', 'url': 'string', 'referrer': 'string',
         'text': 'string', 'properties': 'string',
+        'traffic': 'string', 'visitor_id': 'string', 'occurred_at_local': 'timestamp', 'device_class': 'string',
     }) }}
 {%- endmacro %}
 
@@ -22,6 +24,7 @@
     {%- endfor -%}
     {%- for name, type in known.items() -%}
         {%- if name in kwargs -%}{%- do fields.append('cast(' ~ kwargs[name] ~ ' as ' ~ type ~ ') as ' ~ name) -%}
+        {%- elif name == 'traffic' -%}{%- do fields.append("'customer' as traffic") -%}
         {%- elif name not in contract(table).columns -%}{%- do fields.append('cast(null as ' ~ type ~ ') as ' ~ name) -%}
         {%- endif -%}
     {%- endfor -%}

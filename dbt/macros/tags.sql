@@ -29,11 +29,11 @@
     case {% for band in bands | reverse %}when {{ value }} >= cuts.{{ measure }}_{{ band }} then {{ band }} {% endfor %}else 1 end
 {%- endmacro %}
 
-{# What a customer does, as against what is done to them. #}
+{# What a customer does, as against what is done to them and what bots, staff and tests do; of unified.customer_events. #}
 {% macro is_own_act(event_name) -%}
-    {{ event_name }} not in (
+    ({{ event_name }} not in (
         'email_sent', 'email_delivered', 'email_bounced', 'sms_sent', 'sms_delivered', 'sms_bounced',
-        'message_sent', 'call_made', 'order_cancelled', 'order_refunded')
+        'message_sent', 'call_made', 'order_cancelled', 'order_refunded') and {{ is_customer_traffic() }})
 {%- endmacro %}
 
 {% macro is_purchase(event_name) -%}

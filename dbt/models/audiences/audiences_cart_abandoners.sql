@@ -4,7 +4,7 @@ with carts as (
     select customer_id, max(occurred_at) as last_cart_at
     from {{ ref('unified_customer_events') }}
     where customer_id is not null and event_name in ('product_added', 'checkout_started')
-        and {{ within_days('occurred_at', 14) }}
+        and {{ is_customer_traffic() }} and {{ within_days('occurred_at', 14) }}
     group by customer_id
 )
 

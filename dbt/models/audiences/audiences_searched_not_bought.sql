@@ -3,7 +3,7 @@
 with searches as (
     select customer_id, max(occurred_at) as last_search_at
     from {{ ref('unified_customer_events') }}
-    where customer_id is not null and event_name = 'searched' and {{ within_days('occurred_at', 30) }}
+    where customer_id is not null and event_name = 'searched' and {{ is_customer_traffic() }} and {{ within_days('occurred_at', 30) }}
     group by customer_id
 )
 

@@ -5,3 +5,4 @@ with staged as ({{ staged('app_events', rates_at='occurred_at') }})
 select {{ digital_event('app') }}
 from staged
 {{ join_rates('staged', 'currency', 'occurred_at') }}
+{{ join_senders() }}

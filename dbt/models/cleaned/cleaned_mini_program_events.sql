@@ -8,3 +8,4 @@ select
     union_id
 from staged
 {{ join_rates('staged', 'currency', 'occurred_at') }}
+{{ join_senders() }}

@@ -11,6 +11,7 @@ with interest as (
     inner join {{ ref('cleaned_catalog_products') }} as products on products.product_id = events.product_id
     where events.customer_id is not null and products.category is not null
         and events.event_name in ('product_viewed', 'product_added', 'product_liked', 'product_shared')
+        and {{ is_customer_traffic() }}
 ),
 
 shares as (

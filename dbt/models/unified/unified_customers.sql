@@ -57,13 +57,21 @@ activity as (
         max(case when event_name in ('message_received', 'call_received') then occurred_at end) as last_service_contact_at,
         avg(case when channel = 'chat' then score end) as csat_average
     from {{ ref('unified_customer_events') }}
-    where customer_id in (select customer_id from touched)
+    where customer_id in (select customer_id from touched) and {{ is_customer_traffic() }}
+    group by customer_id
+),
+
+others as (
+    select customer_id, min(traffic) as traffic
+    from {{ ref('unified_customer_events') }}
+    where customer_id in (select customer_id from touched) and not {{ is_customer_traffic() }}
     group by customer_id
 )
 
 select
     identifiers.customer_id,
     identifiers.is_known,
+    case when activity.customer_id is null then coalesce(others.traffic, 'customer') else 'customer' end as traffic,
     identifiers.identifier_count,
     identifiers.first_seen_at,
     identifiers.last_seen_at,
@@ -100,3 +108,4 @@ from identifiers
 left join contacts on contacts.customer_id = identifiers.customer_id
 left join profile on profile.customer_id = identifiers.customer_id
 left join activity on activity.customer_id = identifiers.customer_id
+left join others on others.customer_id = identifiers.customer_id

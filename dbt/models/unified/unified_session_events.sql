@@ -1,0 +1,87 @@
+-- Grain: one event of a tracker, in its session. A visitor's session ends with a pause of more than session_idle_minutes,
+-- where another campaign begins, and at midnight if so set; the tracker's own session is not asked. Fed by
+-- unified.customer_events; read by unified.sessions and BI.
+{{ config(unique_key='event_id', incremental_strategy='delete+insert') }}
+
+{%- set idle = var('session_idle_minutes', 30) %}
+{%- set in_order = 'order by occurred_at, event_id' %}
+
+with fresh as (
+    select event_id, visitor_id from {{ ref('unified_customer_events') }} where {{ is_new() }}
+),
+
+-- All of a visitor with a new event is cut again: a late one may join two sessions, or part one.
+touched as (
+    select visitor_id from fresh where visitor_id is not null
+    {% if is_incremental() -%}
+    union
+    select visitor_id from {{ this }} where event_id in (select event_id from fresh)
+    {%- endif %}
+),
+
+events as (
+    select event_id, visitor_id, occurred_at, duration_seconds, {{ campaign() }} as campaign,
+        {{ 'cast(occurred_at_local as date)' if var('session_cut_at_midnight', false) else 'cast(null as date)' }} as local_date
+    from {{ ref('unified_customer_events') }}
+    where visitor_id in (select visitor_id from touched)
+),
+
+paused as (
+    select
+        *,
+        case
+            when occurred_at <= {{ dbt.dateadd('minute', idle, 'lag(occurred_at) over (partition by visitor_id ' ~ in_order ~ ')') }}
+                and coalesce(local_date = lag(local_date) over (partition by visitor_id {{ in_order }}), true) then 0
+            else 1
+        end as starts
+    from events
+),
+
+stretches as (
+    select *, sum(starts) over (partition by visitor_id {{ in_order }} rows unbounded preceding) as stretch from paused
+),
+
+-- Where a stretch had no campaign yet, one begins as well: the visitor came back by a link.
+campaigns as (
+    select
+        *,
+        case
+            when starts = 1 then 1
+            when campaign is null then 0
+            when campaign = lag(campaign) over (partition by visitor_id, stretch, campaign is null {{ in_order }}) then 0
+            else 1
+        end as cuts
+    from stretches
+),
+
+numbered as (
+    select *, sum(cuts) over (partition by visitor_id {{ in_order }} rows unbounded preceding) as session_number from campaigns
+),
+
+final as (
+    select
+        event_id,
+        visitor_id,
+        md5(concat(visitor_id, '|', first_value(event_id) over (partition by visitor_id, session_number {{ in_order }}))) as session_id,
+        cast(row_number() over (partition by visitor_id, session_number {{ in_order }}) as bigint) as event_number,
+        occurred_at,
+        coalesce(
+            ({{ epoch_micros('lead(occurred_at) over (partition by visitor_id, session_number ' ~ in_order ~ ')') }}
+                - {{ epoch_micros('occurred_at') }}) / cast(1000000 as double),
+            case when duration_seconds >= 0 then least(duration_seconds, {{ idle * 60 }}) end
+        ) as dwell_seconds
+    from numbered
+)
+
+select
+    final.*,
+    {% if is_incremental() -%}
+    case when kept.visitor_id <> final.visitor_id then kept.visitor_id else kept.previous_visitor_id end as previous_visitor_id,
+    {%- else -%}
+    cast(null as string) as previous_visitor_id,
+    {%- endif %}
+    {{ seq() }}
+from final
+{%- if is_incremental() %}
+left join {{ this }} as kept on kept.event_id = final.event_id
+{%- endif %}
