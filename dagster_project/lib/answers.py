@@ -85,7 +85,10 @@ def quality(home: Home) -> Rows:
 
 
 def customers(home: Home) -> Rows:
-    """Customers that were found, without bots, staff and tests; against a simulation's truth, how many people they are and how well records are paired."""
+    """Customers that were found, without bots, staff and tests.
+
+    Against a simulation's truth also how many people they are and how well records are paired.
+    """
     found = _served(
         home,
         "select count(*) filter (is_known) as known_customers, count(*) filter (not is_known) as anonymous_customers "

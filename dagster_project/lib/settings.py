@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
 
-
 # Addresses that no customer's browser shows to a public site: private, loopback, link-local (RFC 1918, 4193, 4291, 3927)
 # and those kept for documentation (RFC 5737, 3849).
 PRIVATE_IP_RANGES = (

@@ -4,7 +4,7 @@
 
 {%- set carriers = "('" ~ var('carrier_identifiers') | join("', '") ~ "')" %}
 
-with touched as ({{ touched_visitors() if is_incremental() else 'select distinct visitor_id from ' ~ ref('unified_session_events') }}),
+with touched as ({{ touched_visitors() }}),
 
 places as (
     select event_id, session_id, event_number, dwell_seconds

@@ -1,0 +1,157 @@
+"""Sessions against a plain loop over each visitor's events, and the same for whatever batches they come in."""
+
+import json
+import random
+from collections import defaultdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from dagster_project.lib import dbt
+from dagster_project.lib.contracts import load_channels
+from dagster_project.lib.home import Home
+from dagster_project.lib.ingest import ingest_channel
+from dagster_project.lib.settings import Settings
+
+pytestmark = pytest.mark.xdist_group("changes")
+START = datetime(2025, 3, 1, 20, tzinfo=UTC)
+EARLIER = (START - timedelta(minutes=1)).isoformat()
+BATCHES = 4
+
+
+def _events(chance: random.Random) -> list[dict]:
+    """Visits of a few browsers, close enough together for every rule to matter; some log in, two browsers share one person."""
+    events = []
+    for browser in range(12):
+        at = START + timedelta(minutes=chance.randrange(300))
+        for number in range(chance.randrange(1, 25)):
+            at += timedelta(seconds=chance.choice([0, 5, 60, 600, 1800, 1801, 5400]))
+            event = {"event_id": f"b{browser}-{number}", "anonymous_id": f"browser-{browser}", "event_name": "page_viewed"}
+            event |= {
+                "occurred_at": at.isoformat(),
+                "url": f"/{chance.randrange(3)}",
+                "utc_offset": chance.choice(["+08:00", None]),
+            }
+            if chance.random() < 0.2:
+                event["utm_source"] = chance.choice(["mail", "ads"])
+            if chance.random() < 0.1:
+                event["user_id"] = f"u{browser // 2}"
+            events.append(event)
+    return events
+
+
+def _orders(chance: random.Random) -> list[dict]:
+    return [
+        {
+            "order_id": f"o{number}",
+            "ordered_at": (START + timedelta(minutes=chance.randrange(500))).isoformat(),
+            "status": "paid",
+            "amount": chance.randrange(1, 100),
+            "currency": "CNY",
+            "user_id": f"u{chance.randrange(6)}",
+            "updated_at": START.isoformat(),
+        }
+        for number in range(30)
+    ]
+
+
+def _corrections(events: list[dict], orders: list[dict]) -> tuple[list[dict], list[dict]]:
+    """Records that come again, changed: an event that turns out to be earlier and another browser's, an order another's."""
+    moved = [{**event, "anonymous_id": "browser-0", "occurred_at": EARLIER} for event in events[::17]]
+    # One browser loses its only event.
+    alone = {"event_id": "alone", "anonymous_id": "browser-x", "event_name": "page_viewed"}
+    first = {**alone, "occurred_at": (START + timedelta(hours=1)).isoformat()}
+    moved.append({**alone, "anonymous_id": "browser-y", "occurred_at": EARLIER})
+    given = [{**order, "user_id": "u0", "updated_at": (START + timedelta(days=1)).isoformat()} for order in orders[::7]]
+    return [first, *moved], given
+
+
+def _land(home: Home, place: str, rows: list[dict]) -> None:
+    file = home.landing / place
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _build(home: Home) -> None:
+    for channel in load_channels(home).values():
+        ingest_channel(home, channel, Settings.of(home))
+    arguments = ["build", "--select", "+unified_sessions", "--exclude-resource-type", "unit_test", "test"]
+    result = dbt.run(home, arguments, as_of=datetime(2026, 1, 1))
+    assert result.success, dbt.failures(result)
+
+
+def _sessions(home: Home) -> list[tuple]:
+    """Customers by their oldest identifier: their ids depend on what was known before."""
+    with home.connect("test") as connection:
+        return connection.execute(
+            """
+            select sessions.* exclude (customer_id, _seq), min(assignments.node_id) as customer
+            from unified.sessions as sessions left join identity.assignments as assignments using (customer_id)
+            group by all order by all
+            """
+        ).fetchall()
+
+
+def _places(home: Home) -> list[tuple]:
+    with home.connect("test") as connection:
+        return connection.execute(
+            "select * exclude (previous_visitor_id, _seq) from unified.session_events order by all"
+        ).fetchall()
+
+
+def _by_a_plain_loop(events: list[dict], at_midnight: bool) -> set[tuple[str, ...]]:
+    """Event ids of each session, in order."""
+    of_browser = defaultdict(list)
+    for event in events:
+        of_browser[event["anonymous_id"]].append((datetime.fromisoformat(event["occurred_at"]), event["event_id"], event))
+    sessions, current = set(), []
+    for visits in of_browser.values():
+        last, day, source = None, None, None
+        for at, event_id, event in sorted(visits, key=lambda visit: visit[:2]):
+            today = (at + timedelta(hours=8 if event.get("utc_offset") else 0)).date()
+            given = event.get("utm_source")
+            is_cut = last is None or at - last > timedelta(minutes=30) or (at_midnight and today != day)
+            if is_cut or (given and given != source):
+                sessions.add(tuple(current))
+                current, source = [], None
+            current.append(f"web_events:{event_id}")
+            last, day, source = at, today, given or source
+        sessions.add(tuple(current))
+        current = []
+    return sessions - {()}
+
+
+@pytest.mark.parametrize("at_midnight", [False, True])
+def test_any_batches_give_the_sessions_of_a_plain_loop(at_midnight: bool, tmp_path: Path) -> None:
+    chance = random.Random(20261122 + at_midnight)
+    events, orders = _events(chance), _orders(chance)
+    again, given_again = _corrections(events, orders)
+    homes = [Home(tmp_path / name).prepare() for name in ("once", "batches")]
+    for home in homes:
+        (home.path / "onefold.yaml").write_text(f"session_cut_at_midnight: {str(at_midnight).lower()}\n")
+    once, batches = homes
+    _land(once, "web/events/all.jsonl", events + again)
+    _land(once, "orders/orders/all.jsonl", orders + given_again)
+    _build(once)
+
+    rows = [("web/events", event) for event in events + again] + [("orders/orders", order) for order in orders + given_again]
+    chance.shuffle(rows)
+    for number in range(BATCHES):
+        for place in ("web/events", "orders/orders"):
+            _land(batches, f"{place}/{number}.jsonl", [row for to, row in rows[number::BATCHES] if to == place])
+        _build(batches)
+
+    # Of equal keys the earlier event is kept.
+    kept: dict[str, dict] = {}
+    for event in sorted(events + again, key=lambda event: datetime.fromisoformat(event["occurred_at"])):
+        kept.setdefault(event["event_id"], event)
+    with once.connect("test") as connection:
+        found = connection.execute(
+            "select list(event_id order by event_number) from unified.session_events group by session_id"
+        ).fetchall()
+        credited = connection.execute("select sum(order_count) from unified.sessions").fetchone()[0]
+    assert {tuple(members) for (members,) in found} == _by_a_plain_loop(list(kept.values()), at_midnight)
+    assert credited > 5
+    assert _places(batches) == _places(once)
+    assert _sessions(batches) == _sessions(once)
