@@ -17,15 +17,15 @@ from dagster_project.lib.settings import Settings
 pytestmark = pytest.mark.xdist_group("changes")
 START = datetime(2025, 3, 1, 20, tzinfo=UTC)
 EARLIER = (START - timedelta(minutes=1)).isoformat()
-BATCHES = 4
+PLACES = ("web/events", "orders/orders")
 
 
 def _events(chance: random.Random) -> list[dict]:
     """Visits of a few browsers, close enough together for every rule to matter; some log in, two browsers share one person."""
     events = []
-    for browser in range(12):
+    for browser in range(30):
         at = START + timedelta(minutes=chance.randrange(300))
-        for number in range(chance.randrange(1, 25)):
+        for number in range(chance.randrange(1, 12)):
             at += timedelta(seconds=chance.choice([0, 5, 60, 600, 1800, 1801, 5400]))
             event = {"event_id": f"b{browser}-{number}", "anonymous_id": f"browser-{browser}", "event_name": "page_viewed"}
             event |= {
@@ -35,7 +35,7 @@ def _events(chance: random.Random) -> list[dict]:
             }
             if chance.random() < 0.2:
                 event["utm_source"] = chance.choice(["mail", "ads"])
-            if chance.random() < 0.1:
+            if chance.random() < 0.2:
                 event["user_id"] = f"u{browser // 2}"
             events.append(event)
     return events
@@ -49,28 +49,28 @@ def _orders(chance: random.Random) -> list[dict]:
             "status": "paid",
             "amount": chance.randrange(1, 100),
             "currency": "CNY",
-            "user_id": f"u{chance.randrange(6)}",
-            "updated_at": START.isoformat(),
+            "user_id": f"u{chance.randrange(15)}",
+            "updated_at": (START - timedelta(days=1)).isoformat(),
         }
         for number in range(30)
     ]
 
 
-def _corrections(events: list[dict], orders: list[dict]) -> tuple[list[dict], list[dict]]:
-    """Records that come again, changed: an event that turns out to be earlier and another browser's, an order another's."""
-    moved = [{**event, "anonymous_id": "browser-0", "occurred_at": EARLIER} for event in events[::17]]
-    # One browser loses its only event.
-    alone = {"event_id": "alone", "anonymous_id": "browser-x", "event_name": "page_viewed"}
-    first = {**alone, "occurred_at": (START + timedelta(hours=1)).isoformat()}
-    moved.append({**alone, "anonymous_id": "browser-y", "occurred_at": EARLIER})
-    given = [{**order, "user_id": "u0", "updated_at": (START + timedelta(days=1)).isoformat()} for order in orders[::7]]
-    return [first, *moved], given
+def _corrections(events: list[dict], orders: list[dict], chance: random.Random) -> list[tuple[str, dict]]:
+    """Records that come again, changed: events that turn out to be earlier and another browser's, orders to be another's."""
+    moved = [
+        {**event, "anonymous_id": f"browser-{chance.randrange(30)}", "occurred_at": EARLIER, "user_id": None}
+        for event in chance.sample(events, len(events) // 10)
+    ]
+    given = [{**order, "user_id": "u0", "updated_at": EARLIER} for order in chance.sample(orders, 4)]
+    return [("web/events", event) for event in moved] + [("orders/orders", order) for order in given]
 
 
-def _land(home: Home, place: str, rows: list[dict]) -> None:
-    file = home.landing / place
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+def _land(home: Home, name: str, rows: list[tuple[str, dict]]) -> None:
+    for place in PLACES:
+        file = home.landing / place / f"{name}.jsonl"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(json.dumps(row) + "\n" for to, row in rows if to == place))
 
 
 def _build(home: Home) -> None:
@@ -125,26 +125,36 @@ def _by_a_plain_loop(events: list[dict], at_midnight: bool) -> set[tuple[str, ..
 @pytest.mark.parametrize("at_midnight", [False, True])
 def test_any_batches_give_the_sessions_of_a_plain_loop(at_midnight: bool, tmp_path: Path) -> None:
     chance = random.Random(20261122 + at_midnight)
-    events, orders = _events(chance), _orders(chance)
-    again, given_again = _corrections(events, orders)
+    rows = [("web/events", event) for event in _events(chance)] + [("orders/orders", order) for order in _orders(chance)]
+    corrections = _corrections(*([row for to, row in rows if to == place] for place in PLACES), chance)
+    # A browser loses its only event.
+    only = {"event_id": "only", "anonymous_id": "browser-x", "event_name": "page_viewed", "occurred_at": START.isoformat()}
+    rows.append(("web/events", only))
+    corrections.append(("web/events", {**only, "anonymous_id": "browser-y", "occurred_at": EARLIER}))
+    chance.shuffle(rows)
+    chance.shuffle(corrections)
+    # Two large batches, of which one holds corrections of what only the other brings; then small ones that touch few visitors.
+    parts = [
+        rows[: len(rows) // 2] + corrections[:4],
+        rows[len(rows) // 2 : -4],
+        corrections[4:-4],
+        corrections[-4:] + rows[-4:],
+    ]
+
     homes = [Home(tmp_path / name).prepare() for name in ("once", "batches")]
     for home in homes:
         (home.path / "onefold.yaml").write_text(f"session_cut_at_midnight: {str(at_midnight).lower()}\n")
     once, batches = homes
-    _land(once, "web/events/all.jsonl", events + again)
-    _land(once, "orders/orders/all.jsonl", orders + given_again)
+    _land(once, "all", rows + corrections)
     _build(once)
-
-    rows = [("web/events", event) for event in events + again] + [("orders/orders", order) for order in orders + given_again]
-    chance.shuffle(rows)
-    for number in range(BATCHES):
-        for place in ("web/events", "orders/orders"):
-            _land(batches, f"{place}/{number}.jsonl", [row for to, row in rows[number::BATCHES] if to == place])
+    for number, part in enumerate(parts):
+        _land(batches, str(number), part)
         _build(batches)
 
     # Of equal keys the earlier event is kept.
     kept: dict[str, dict] = {}
-    for event in sorted(events + again, key=lambda event: datetime.fromisoformat(event["occurred_at"])):
+    events = [event for to, event in rows + corrections if to == "web/events"]
+    for event in sorted(events, key=lambda event: datetime.fromisoformat(event["occurred_at"])):
         kept.setdefault(event["event_id"], event)
     with once.connect("test") as connection:
         found = connection.execute(
