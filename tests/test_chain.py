@@ -24,7 +24,7 @@ from dagster_project.lib.home import Home
 from dagster_project.lib.ingest import ingest_channel
 from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import State
-from simulator import simulate
+from simulator import SETTINGS, simulate
 
 UNTIL = date(2026, 10, 31)
 AS_OF = {"onefold/as_of": "2026-10-31T00:00:00+00:00"}
@@ -43,6 +43,7 @@ def key() -> Iterator[None]:
 def company(tmp_path_factory: pytest.TempPathFactory, key: None) -> Home:
     """A sample company that went through all three jobs once; tests that change it take a copy."""
     home = Home(tmp_path_factory.mktemp("company")).prepare()
+    (home.path / "onefold.yaml").write_text(SETTINGS)
     simulate(home.landing, answers.truth(home), people=150, days=120, seed=11, until=UNTIL)
     for channel in load_channels(home).values():
         result = run_job(home, "ingest", channel=channel)
@@ -140,6 +141,42 @@ def test_customers_are_close_to_the_people_behind_them(company: Home) -> None:
     assert found["pairwise_recall"] > 0.7
 
 
+def test_bots_staff_and_tests_are_told_from_customers(company: Home) -> None:
+    """By every visit of the truth; single events may lack the user agent or address that shows it."""
+    truth = f"read_csv('{answers.truth(company) / 'traffic.csv'}', all_varchar = true)"
+    visits = _rows(
+        company,
+        f"""
+        select coalesce(truth.traffic, 'customer') as really, sessions.traffic, count(distinct session_id) as visits
+        from unified.session_events as places join unified.sessions as sessions using (session_id)
+        left join {truth} as truth on places.event_id = concat('web_events:', truth.record_id)
+        where places.visitor_id in (  -- an event that lost its browser as well is a visit by itself
+            select visitor_id from unified.session_events group by visitor_id having count(*) > 1)
+        group by all
+        """,
+    )
+    assert {(really, found) for really, found, _ in visits} == {(t, t) for t in ("customer", "bot", "staff", "test")}
+    assert min(count for *_, count in visits) >= 3
+    # None of their events counts for anybody.
+    counted = _rows(company, "select sum(event_count), count(*) filter (traffic <> 'customer') from unified.customers")
+    events = _rows(
+        company, "select count(*) from unified.customer_events where customer_id is not null and traffic = 'customer'"
+    )
+    assert counted[0][0] == events[0][0] and counted[0][1] > 20
+
+
+def test_every_tracker_event_is_in_one_session_and_no_order_in_two(company: Home) -> None:
+    assert _rows(company, "select count(*) from unified.session_events") == _rows(
+        company, "select count(*) from cleaned.events where channel in ('web', 'app', 'mini_program')"
+    )
+    [(credited, orders)] = _rows(
+        company,
+        "select (select sum(order_count) from unified.sessions), count(*) from unified.customer_events "
+        "where event_name = 'order_placed'",
+    )
+    assert orders * 0.5 < credited <= orders
+
+
 def test_every_rule_gives_what_its_worked_example_says(company: Home) -> None:
     """dbt's unit tests; they need the tables to exist, and touch none."""
     outcomes = []
@@ -179,9 +216,11 @@ def test_a_full_rebuild_keeps_every_customer_id_and_gives_the_same_rows(copy: Ho
 def test_any_order_and_grouping_of_batches_gives_the_same_rows(company: Home, tmp_path: Path) -> None:
     """Files of all channels in random order and three groups, with a refresh after each, against all at once."""
     once = Home(tmp_path / "once").prepare()
+    (once.path / "onefold.yaml").write_text(SETTINGS)
     shutil.copytree(company.landing, once.landing, dirs_exist_ok=True)
     _ingest_and_build(once)
     grouped = Home(tmp_path / "grouped").prepare()
+    (grouped.path / "onefold.yaml").write_text(SETTINGS)
     files = [file for file in sorted(company.landing.glob("**/*")) if file.is_file()]
     random.Random(3).shuffle(files)
     for group in (files[::3], files[1::3], files[2::3]):
@@ -193,7 +232,7 @@ def test_any_order_and_grouping_of_batches_gives_the_same_rows(company: Home, tm
     place = "_batch_id, _source_uri, _source_row, _version"  # a re-sent file stands for its first copy
     for table in [f"cleaned.{name}" for name in ("crm_contacts", "orders_orders", "web_events", "wecom_contacts")]:
         assert _content(grouped, table, place) == _content(once, table, place), table
-    for table in ("cleaned.events", "unified.consents"):
+    for table in ("cleaned.events", "unified.consents", "unified.sessions"):
         assert _content(grouped, table, "customer_id") == _content(once, table, "customer_id"), table
     assert _partition(grouped) == _partition(once)
     assert _by_members(grouped) == _by_members(once)

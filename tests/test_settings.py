@@ -34,6 +34,20 @@ WRONG = {
     ),
     "wrong type": ("landing_settle_seconds: soon", "landing_settle_seconds", "Known settings"),
     "out of bounds": ("serving_keep_versions: 0", "serving_keep_versions", "greater than or equal to 1"),
+    "no address": (
+        "staff_traffic: {ip_ranges: [8.8.8.300]}",
+        "staff_traffic.ip_ranges",
+        "'8.8.8.300' is not an address or range such as 203.0.113.0/24",
+    ),
+    "no network": ("staff_traffic: {ip_ranges: [8.8.8.8/24]}", "staff_traffic.ip_ranges", "has host bits set"),
+    "everybody": ("test_traffic: {ip_ranges: ['::/0']}", "test_traffic.ip_ranges", "is every address there is"),
+    "address for a domain": (
+        "staff_traffic: {email_domains: [ann@onefold.dev]}",
+        "staff_traffic.email_domains",
+        "'ann@onefold.dev' is not a bare host or domain",
+    ),
+    "page for a host": ("test_traffic: {hosts: ['https://onefold.dev']}", "test_traffic.hosts", "is not a bare host or domain"),
+    "unknown list": ("staff_traffic: {ips: [8.8.8.8]}", "staff_traffic.ips", "Extra inputs are not permitted"),
     "no mapping": ("- base_currency", "onefold.yaml", "Known settings"),
     "bad syntax": ("base_currency: [", "onefold.yaml", "not valid YAML"),
 }
@@ -47,3 +61,13 @@ def test_a_wrong_setting_names_file_key_and_remedy(home, text, key, remedy):
         Settings.of(home)
     assert str(file) in str(caught.value)
     assert remedy in str(caught.value)
+
+
+def test_lists_of_test_traffic_keep_the_private_ranges_unless_others_are_named(home):
+    file = home.path / "onefold.yaml"
+    file.write_text("test_traffic: {hosts: [Staging.Onefold.dev], user_ids: [7]}\n")
+    given = Settings.of(home).test_traffic
+    assert "10.0.0.0/8" in given.ip_ranges
+    assert (given.hosts, given.user_ids) == (("staging.onefold.dev",), ("7",))
+    file.write_text("test_traffic: {ip_ranges: []}\n")
+    assert Settings.of(home).test_traffic.ip_ranges == ()

@@ -14,6 +14,7 @@ import duckdb
 import pytest
 
 from simulator import Noise, Simulation, simulate
+from simulator.vocabulary import BOT_AGENTS, OFFICE_NETWORK
 
 UNTIL = date(2026, 7, 1)
 DAYS = 180
@@ -112,6 +113,15 @@ def truth_of(home: Path) -> dict[str, dict[str, str]]:
     return records
 
 
+def traffic_of(home: Path) -> dict[str, dict[str, str]]:
+    """export name -> record id -> bot, staff or test."""
+    records: dict[str, dict[str, str]] = defaultdict(dict)
+    with (home / "truth" / "traffic.csv").open() as file:
+        for row in csv.DictReader(file):
+            records[f"{row['channel']}/{row['entity']}"][row["record_id"]] = row["traffic"]
+    return records
+
+
 def record_id(name: str, row: dict[str, object]) -> str:
     return "|".join(str(row.get(column)) for column in KEYS[name])
 
@@ -177,10 +187,22 @@ def test_without_noise_every_row_is_whole_and_comes_once(clean: Path, name: str)
 @pytest.mark.parametrize("name", [name for name in CONTRACT if name not in ABOUT_NOBODY])
 def test_truth_names_the_person_of_every_record_of_a_person(clean: Path, name: str) -> None:
     people = truth_of(clean)[name]
-    unowned = [row for row in all_rows(clean, name) if record_id(name, row) not in people]
-    robots = ("66.249.66.1", "10.0.0.8")
-    assert [row for row in unowned if row.get("ip") not in robots] == []
+    others = traffic_of(clean)[name].keys()
+    assert [row for row in all_rows(clean, name) if record_id(name, row) not in people.keys() | others] == []
+    assert not people.keys() & others
     assert set(people) <= {record_id(name, row) for row in all_rows(clean, name)}
+
+
+def test_bots_staff_and_tests_visit_the_web_shop_too_and_show_it(clean: Path) -> None:
+    traffic = traffic_of(clean)
+    assert traffic.keys() == {"web/events"}
+    shown = defaultdict(set)
+    for row in all_rows(clean, "web/events"):
+        shown[traffic["web/events"].get(row["event_id"], "customer")].add((row["user_agent"], row["ip"]))
+    assert {ip for _, ip in shown["test"]} == {"10.0.0.8"}
+    assert {ip.rsplit(".", 1)[0] + ".0/24" for _, ip in shown["staff"]} == {OFFICE_NETWORK}
+    assert {agent for agent, _ in shown["bot"]} == set(BOT_AGENTS)
+    assert not any(ip.startswith(("10.", OFFICE_NETWORK[:9])) or agent in BOT_AGENTS for agent, ip in shown["customer"])
 
 
 def test_truth_has_every_well_formed_record_and_no_broken_one(noisy: Path) -> None:

@@ -69,7 +69,7 @@ class TrafficList(BaseModel):
         for name in names:
             if not re.fullmatch(r"([a-z0-9_-]+\.)*[a-z0-9_-]+", name):
                 raise ValueError(
-                    f"'{name}' is not a host or domain such as staging.example.com, without @, scheme, port or path"
+                    f"'{name}' is not a bare host or domain such as staging.example.com (no @, scheme, port or path)"
                 )
         return names
 
