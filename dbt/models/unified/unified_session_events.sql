@@ -7,7 +7,7 @@
 {%- set in_order = 'order by occurred_at, event_id' %}
 
 with fresh as (
-    select event_id, visitor_id from {{ ref('unified_customer_events') }} where {{ is_new() }}
+    select event_id, visitor_id, _is_revision from {{ ref('unified_customer_events') }} where {{ is_new() }}
 ),
 
 -- All of a visitor with a new event is cut again: a late one may join two sessions, or part one.
@@ -15,7 +15,7 @@ touched as (
     select visitor_id from fresh where visitor_id is not null
     {% if is_incremental() -%}
     union
-    select visitor_id from {{ this }} where event_id in (select event_id from fresh)
+    select visitor_id from {{ this }} where event_id in (select event_id from fresh where _is_revision)
     {%- endif %}
 ),
 
@@ -73,6 +73,12 @@ final as (
         ) as dwell_seconds
     from numbered
 )
+{%- if is_incremental() %},
+
+kept as (
+    select event_id, visitor_id, previous_visitor_id from {{ this }} where visitor_id in (select visitor_id from touched)
+)
+{%- endif %}
 
 select
     final.*,
@@ -84,5 +90,5 @@ select
     {{ seq() }}
 from final
 {%- if is_incremental() %}
-left join {{ this }} as kept on kept.event_id = final.event_id
+left join kept on kept.event_id = final.event_id
 {%- endif %}
