@@ -41,18 +41,20 @@ def _events(chance: random.Random) -> list[dict]:
     return events
 
 
-def _orders(chance: random.Random) -> list[dict]:
+def _orders(events: list[dict], chance: random.Random) -> list[dict]:
+    """Each a few minutes after a log-in, most of them within the idle time."""
+    log_ins = [event for event in events if event.get("user_id")]
     return [
         {
             "order_id": f"o{number}",
-            "ordered_at": (START + timedelta(minutes=chance.randrange(500))).isoformat(),
+            "ordered_at": (datetime.fromisoformat(log_in["occurred_at"]) + timedelta(minutes=chance.randrange(40))).isoformat(),
             "status": "paid",
             "amount": chance.randrange(1, 100),
             "currency": "CNY",
-            "user_id": f"u{chance.randrange(15)}",
+            "user_id": log_in["user_id"],
             "updated_at": (START - timedelta(days=1)).isoformat(),
         }
-        for number in range(30)
+        for number, log_in in enumerate(chance.choices(log_ins, k=30))
     ]
 
 
@@ -125,27 +127,27 @@ def _by_a_plain_loop(events: list[dict], at_midnight: bool) -> set[tuple[str, ..
 @pytest.mark.parametrize("at_midnight", [False, True])
 def test_any_batches_give_the_sessions_of_a_plain_loop(at_midnight: bool, tmp_path: Path) -> None:
     chance = random.Random(20261122 + at_midnight)
-    rows = [("web/events", event) for event in _events(chance)] + [("orders/orders", order) for order in _orders(chance)]
-    corrections = _corrections(*([row for to, row in rows if to == place] for place in PLACES), chance)
+    events = _events(chance)
+    orders = _orders(events, chance)
+    corrections = _corrections(events, orders, chance)
+    rows = [("web/events", event) for event in events] + [("orders/orders", order) for order in orders[:-8]]
     # A browser loses its only event.
     only = {"event_id": "only", "anonymous_id": "browser-x", "event_name": "page_viewed", "occurred_at": START.isoformat()}
     rows.append(("web/events", only))
     corrections.append(("web/events", {**only, "anonymous_id": "browser-y", "occurred_at": EARLIER}))
     chance.shuffle(rows)
     chance.shuffle(corrections)
-    # Two large batches, of which one holds corrections of what only the other brings; then small ones that touch few visitors.
-    parts = [
-        rows[: len(rows) // 2] + corrections[:4],
-        rows[len(rows) // 2 : -4],
-        corrections[4:-4],
-        corrections[-4:] + rows[-4:],
-    ]
+    # Two large batches, the first with corrections of what only the second brings; then small ones that touch few visitors,
+    # the last with orders of people who did nothing else since.
+    last = [("orders/orders", order) for order in orders[-8:]]
+    half = len(rows) // 2
+    parts = [rows[:half] + corrections[:4], rows[half:], corrections[4:-4], corrections[-4:] + last]
 
     homes = [Home(tmp_path / name).prepare() for name in ("once", "batches")]
     for home in homes:
         (home.path / "onefold.yaml").write_text(f"session_cut_at_midnight: {str(at_midnight).lower()}\n")
     once, batches = homes
-    _land(once, "all", rows + corrections)
+    _land(once, "all", rows + corrections + last)
     _build(once)
     for number, part in enumerate(parts):
         _land(batches, str(number), part)
@@ -153,8 +155,8 @@ def test_any_batches_give_the_sessions_of_a_plain_loop(at_midnight: bool, tmp_pa
 
     # Of equal keys the earlier event is kept.
     kept: dict[str, dict] = {}
-    events = [event for to, event in rows + corrections if to == "web/events"]
-    for event in sorted(events, key=lambda event: datetime.fromisoformat(event["occurred_at"])):
+    sent = [event for to, event in rows + corrections if to == "web/events"]
+    for event in sorted(sent, key=lambda event: datetime.fromisoformat(event["occurred_at"])):
         kept.setdefault(event["event_id"], event)
     with once.connect("test") as connection:
         found = connection.execute(
