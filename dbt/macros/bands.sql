@@ -149,7 +149,7 @@ left join {{ batches }} as batches on batches.channel = judged.channel
     select
         metric, channel, identifier_type, value, refresh, is_anomaly, anomalous_since,
         refresh > 0
-        and (not is_anomaly or measured_at < {{ as_of() }} - interval 7 days)
+        and (not is_anomaly or measured_at < {{ dbt.dateadd('day', -7, as_of()) }})
         {%- if unfinished %} and refresh not in ({{ unfinished | join(', ') }}){% endif %}
         {%- for metric, since in var('approved', {}).items() %}
         and (refresh >= {{ since.refresh }} or not {{ is_metric(metric) }})

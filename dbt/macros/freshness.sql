@@ -6,7 +6,7 @@
 active_hours as (
     select channel, date_trunc('hour', loaded_at) as moment, max(loaded_at) as newest_at
     from {{ source('staging', '_loads') }}
-    where status = 'loaded' and loaded_at <= {{ as_of() }} and loaded_at >= {{ as_of() }} - interval 63 days
+    where status = 'loaded' and loaded_at <= {{ as_of() }} and loaded_at >= {{ dbt.dateadd('day', -63, as_of()) }}
     group by channel, date_trunc('hour', loaded_at)
 ),
 
@@ -119,7 +119,7 @@ own_bands as (
 {% macro recent_days() -%}
 recent_days as (
     select * from {{ ref('quality_event_days') }}
-    where events > 0 and event_date <= cast({{ as_of() }} as date) and event_date >= cast({{ as_of() }} as date) - 63
+    where events > 0 and event_date <= cast({{ as_of() }} as date) and event_date >= {{ dbt.dateadd('day', -63, as_of()) }}
 )
 {%- endmacro %}
 

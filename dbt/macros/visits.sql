@@ -2,11 +2,11 @@
    An event that names nothing is held together by the tracker's own session, else it is a visit by itself. #}
 {% macro visitor_id(channel) -%}
     {%- set candidates = ['anonymous_id', 'device_id', 'user_id', 'email', 'phone', 'session_id'] -%}
-    md5(concat('{{ channel }}|', coalesce(
+    md5(concat_ws('|', '{{ channel }}', coalesce(
         {%- for column in candidates %}
-        case when not {{ is_blocked('trim(staged.' ~ column ~ ')') }} then concat('{{ column }}|', trim(staged.{{ column }})) end,
+        case when not {{ is_blocked('trim(staged.' ~ column ~ ')') }} then concat_ws('|', '{{ column }}', trim(staged.{{ column }})) end,
         {%- endfor %}
-        concat('event|', staged.record_id))))
+        concat_ws('|', 'event', staged.record_id))))
 {%- endmacro %}
 
 {# A UTC time as the visitor's clock showed it: by the offset that came with it (+08:00, -0330, 8, UTC+8, Z), else in the
@@ -28,7 +28,7 @@
 {% macro campaign() -%}
     case
         when coalesce(nullif(utm_source, ''), nullif(utm_medium, ''), nullif(utm_campaign, '')) is not null
-            then lower(concat(coalesce(utm_source, ''), '|', coalesce(utm_medium, ''), '|', coalesce(utm_campaign, '')))
+            then lower(concat_ws('|', coalesce(utm_source, ''), coalesce(utm_medium, ''), coalesce(utm_campaign, '')))
     end
 {%- endmacro %}
 

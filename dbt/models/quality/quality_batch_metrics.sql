@@ -80,7 +80,7 @@ shares as (
     union all
     select 'duplicate_rate', channel, '*', duplicate, rows_read, 'higher' from loads
     union all
-    select concat('completeness:', field), channel, '*', filled, rows_read, 'lower' from filled where rows_read > 0
+    select concat_ws(':', 'completeness', field), channel, '*', filled, rows_read, 'lower' from filled where rows_read > 0
     union all
     select 'lateness', channel, '*', sum(late), sum(rows_read), 'higher'
     from late

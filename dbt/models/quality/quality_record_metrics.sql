@@ -48,7 +48,7 @@ valid as (
     {% for channel in channels -%}
     select '{{ channel }}' as channel, identifier_type, identifiers, valid, usable
     from identifiers
-    where concat(',', sources, ',') like '%,{{ channel }},%'
+    where concat_ws(',', '', sources, '') like '%,{{ channel }},%'
     union all
     {% endfor -%}
     select '*' as channel, identifier_type, identifiers, valid, usable from identifiers
@@ -67,7 +67,7 @@ clusters as (
 
 -- What moved from one customer to another since the refresh before.
 changes as (
-    select concat(identifier_type, ':', identifier_value) as node_id, from_customer_id
+    select {{ node_id('identifier_type', 'identifier_value') }} as node_id, from_customer_id
     from {{ ref('identity_changes') }}
     where kind in ('merged', 'split')
     {%- if is_incremental() %}

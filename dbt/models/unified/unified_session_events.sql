@@ -63,7 +63,7 @@ final as (
         event_id,
         visitor_id,
         -- Without the visitor in it, who may be a phone: nobody can test a guessed one against a masked session.
-        md5(concat('session|', first_value(event_id) over (partition by visitor_id, session_number {{ in_order }}))) as session_id,
+        md5(concat_ws('|', 'session', first_value(event_id) over (partition by visitor_id, session_number {{ in_order }}))) as session_id,
         cast(row_number() over (partition by visitor_id, session_number {{ in_order }}) as bigint) as event_number,
         occurred_at,
         coalesce(

@@ -50,7 +50,7 @@ followed as (
         max(case when is_visit then occurred_at end) over (
             partition by customer_id order by occurred_at, is_visit desc, event_id rows unbounded preceding
         ) as last_visited_at,
-        max(case when is_visit then concat({{ sortable('occurred_at') }}, event_id) end) over (
+        max(case when is_visit then concat_ws('', {{ sortable('occurred_at') }}, event_id) end) over (
             partition by customer_id order by occurred_at, is_visit desc, event_id rows unbounded preceding
         ) as last_visit
     from acts
