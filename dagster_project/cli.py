@@ -16,7 +16,7 @@ from rich.progress import Progress
 
 from dagster_project import terminal
 from dagster_project.lib import answers, progress
-from dagster_project.lib.contracts import ChannelContract, load_channels
+from dagster_project.lib.contracts import ChannelContract, Mapping, load_channels
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import PROJECT_ROOT, Home
 from dagster_project.lib.settings import Settings
@@ -285,6 +285,57 @@ def rejected_replay(home: Home, as_json: bool) -> None:
 
 
 @main.group(cls=_Group)
+def source() -> None:
+    """Where data comes from: templates of well-known services, and the mappings of this home."""
+
+
+@source.command("list")
+@as_json_option
+@click.pass_obj
+def source_list(home: Home, as_json: bool) -> None:
+    """The shipped templates, and the sources that this home has."""
+    from dagster_project.lib.contracts import parse_sources, source_files
+    from dagster_project.lib.templates import templates
+
+    shipped = [
+        {"template": template.name, "channel": mapping.channel, "what": mapping.description}
+        for template in templates()
+        for mapping in template.mappings
+    ]
+    present = [row | {"file": file.name} for file in source_files(home) for row in _located(parse_sources(file))]
+    content = {"templates": shipped, "sources": present}
+    answer(as_json, content, table("Templates", shipped), table("Sources of this home", present))
+
+
+@source.command("add")
+@click.argument("template")
+@click.option("--location", help="Folder below landing/, path or URL with the files (default: the template's name).")
+@as_json_option
+@click.pass_obj
+def source_add(home: Home, template: str, location: str | None, as_json: bool) -> None:
+    """Take a template into this home, and say which files it expects where.
+
+    Example: onefold source add hubspot --location s3://exports/hubspot
+    """
+    from dagster_project.lib.contracts import parse_sources
+    from dagster_project.lib.templates import add_template
+
+    file = add_template(home, template, location)
+    expected = _located(parse_sources(file))
+    told = f"{file}: change it as you like. Land the files below {home.landing}, then run `onefold ingest`."
+    answer(as_json, {"file": str(file), "expected": expected}, table("Expected files", expected), told)
+
+
+def _located(mappings: list[Mapping]) -> list[dict[str, str]]:
+    return [
+        {"location": source.location or "", "becomes": f"{mapping.channel}/{entity}", "source": source.name}
+        for mapping in mappings
+        for entity, sources in mapping.entities.items()
+        for source in sources
+    ]
+
+
+@main.group(cls=_Group)
 def tag() -> None:
     """Tags of customers."""
 
@@ -316,9 +367,10 @@ def audience_list(home: Home, as_json: bool) -> None:
 @as_json_option
 @click.pass_obj
 def check(home: Home, as_json: bool) -> None:
-    """Check settings, contracts, mappings, suites and dbt models, also for Spark, without touching data."""
+    """Check settings, contracts, mappings, templates, suites and dbt models, also for Spark, without touching data."""
     from dagster_project.lib import dbt, portability, quality
     from dagster_project.lib.publish import audiences as exposed
+    from dagster_project.lib.templates import check_templates
 
     Settings.of(home)
     channels = load_channels(home)
@@ -326,6 +378,7 @@ def check(home: Home, as_json: bool) -> None:
     counts = {
         "channels": len(channels),
         "entities": sum(len(channel.entities) for channel in channels.values()),
+        "templates": check_templates(home),
         "suites": len(quality.suites()),
         "audiences": len(exposed(manifest)),
         "statements for Spark": portability.require_portable(home),

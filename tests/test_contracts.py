@@ -17,20 +17,24 @@ utc_offset type previous_id group_id traits properties
 # DESIGN, "Landing"; * required. What changes under one key also has an optional updated_at: without it, which of two
 # states of an order is the later one could not be told.
 ENTITIES = {
-    "web/events": TRACKER,
+    "web/events": TRACKER + "contact_id",
     "app/events": TRACKER,
     "mini_program/events": TRACKER + "open_id union_id",
-    "email/events": "event_id* event_name* occurred_at* email* message_id campaign_id url",
-    "sms/events": "event_id* event_name* occurred_at* phone* message_id campaign_id url",
+    "email/events": "event_id* event_name* occurred_at* email contact_id message_id campaign_id url",
+    "sms/events": "event_id* event_name* occurred_at* phone contact_id message_id campaign_id url",
     "social/interactions": """interaction_id* platform* kind* occurred_at* handle user_id author_name text url
         campaign_id""",
-    "chat/messages": """message_id* conversation_id* occurred_at* direction* user_id anonymous_id email phone agent_id
-        text status csat_score""",
+    "chat/messages": """message_id* conversation_id* occurred_at* direction author_id user_id anonymous_id email phone
+        contact_id agent_id text status csat_score""",
+    "chat/conversations": """conversation_id* started_at* user_id email phone contact_id agent_id subject status csat_score
+        updated_at""",
+    "chat/agents": "agent_id* name updated_at",
     "call/calls": "call_id* started_at* direction* phone* duration_seconds agent_id outcome transcript",
     "wecom/contacts": "external_user_id* union_id phone name remark added_at updated_at",
     "wecom/messages": "message_id* external_user_id* occurred_at* direction* text",
     "crm/contacts": """contact_id* email phone user_id first_name last_name full_name gender birth_date address city
-        region postal_code country company job_title created_at updated_at*""",
+        region postal_code country company job_title created_at updated_at* is_deleted""",
+    "crm/merges": "contact_id* merged_contact_id* merged_at",
     "crm/consents": "identifier_type* identifier_value* purpose* channel status* occurred_at* source",
     "orders/orders": """order_id* ordered_at* status* user_id email phone amount* currency* discount coupon
         shipping_city shipping_country updated_at""",
@@ -51,6 +55,7 @@ ALLOWED = {
     "social/interactions kind": "mention comment like share follow message",
     "chat/messages direction": "in out",
     "chat/messages status": "open waiting closed",
+    "chat/conversations status": "open waiting closed",
     "crm/consents status": "granted denied withdrawn",
     "pos/receipts kind": "sale refund",
 }
@@ -166,6 +171,7 @@ WRONG = {
         "rename colour",
         "use an aggregate",
     ),
+    "two lists to split": (SOURCES, [{"split": {"colour": ";", "thing_id": ";"}}], "split", "name one column"),
     "rule for no column": (SOURCES, [{"sql": {"size": "1"}}], "sources.landing.sql", "there is no column 'size'"),
     "two sources of one name": (SOURCES, [{}, {}], "sources", "give each its own"),
     "unknown format": (SOURCES, [{"format": "xml"}], "sources.0.format", "'csv'"),
@@ -232,19 +238,57 @@ def test_a_home_adds_a_source_to_a_shipped_entity(home):
     assert [source.name for source in sources] == ["landing", "erp"]
 
 
+def test_one_file_maps_an_export_to_several_channels(home):
+    (home.sources / "erp.yaml").write_text(
+        "channel: crm\nentities: {contacts: [{name: erp, location: a/*}]}\n---\n"
+        "channel: orders\nentities: {orders: [{name: erp, location: b/*}]}"
+    )
+    channels = load_channels(home)
+    assert [s.location for s in channels["crm"].entities["contacts"].sources] == [None, "a/*"]
+    assert [s.location for s in channels["orders"].entities["orders"].sources] == [None, "b/*"]
+
+
+def test_a_home_corrects_the_built_in_source(home):
+    (home.sources / "crm.yaml").write_text("channel: crm\nentities: {contacts: [{name: landing, rename: {contact_id: id}}]}")
+    [source] = load_channels(home)["crm"].entities["contacts"].sources
+    assert (source.name, source.location, source.rename) == ("landing", None, {"contact_id": "id"})
+
+
+def test_the_built_in_source_is_corrected_only_once(home):
+    for name in ("a", "b"):
+        (home.sources / f"{name}.yaml").write_text("channel: crm\nentities: {contacts: [{name: landing}]}")
+    with pytest.raises(OnefoldError, match=r"b\.yaml.*give each its own"):
+        load_channels(home)
+
+
 WRONG_SOURCES = {
     "unknown channel": ("channel: crn\nentities: {contacts: [{name: erp}]}", "channel", "there is no channel 'crn'"),
     "unknown entity": (
         "channel: crm\nentities: {contact: [{name: erp}]}",
         "entities.contact",
-        "it has contacts, consents",
+        "it has contacts, merges, consents",
     ),
     "unknown column": (
         "channel: crm\nentities: {contacts: [{name: erp, rename: {mail: m}}]}",
         "sources.erp.rename",
         "no column 'mail'",
     ),
-    "name taken": ("channel: crm\nentities: {contacts: [{name: landing}]}", "sources", "give each its own"),
+    "name taken": (
+        "channel: crm\nentities: {contacts: [{name: erp, location: a/*}, {name: erp, location: b/*}]}",
+        "sources",
+        "give each its own",
+    ),
+    "no name": ("channel: crm\nentities: {contacts: [{location: erp/*.csv}]}", "contacts", "a source has no name"),
+    "location of the built-in source": (
+        "channel: crm\nentities: {contacts: [{name: landing, location: erp/*.csv}]}",
+        "contacts",
+        "give the source another name",
+    ),
+    "wrong second document": (
+        "channel: web\nentities: {events: [{name: erp, location: a/*}]}\n---\nchanel: web",
+        "chanel",
+        "unknown key",
+    ),
     "no location": ("channel: crm\nentities: {contacts: [{name: erp}]}", "sources", "give one a location"),
     "unknown key": (
         "channel: crm\nentities: {contacts: [{name: erp, renames: {}}]}",

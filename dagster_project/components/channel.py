@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 from pydantic import BaseModel
 
-from dagster_project.lib.contracts import ChannelContract, parse_channel
+from dagster_project.lib.contracts import ChannelContract, parse_channel, source_files
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
 from dagster_project.lib.ingest import EntityLoad, ingest_channel
@@ -25,7 +25,7 @@ class Channel(dg.Component):
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> "Channel":
         # Parsed by our own reader: its errors name file, key and remedy.
-        return cls(parse_channel(context.path / "defs.yaml").with_sources(Home.from_environment()))
+        return cls(parse_channel(context.path / "defs.yaml").with_sources(source_files(Home.from_environment())))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         contract = self.contract

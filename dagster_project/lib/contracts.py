@@ -4,6 +4,7 @@ import codecs
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -30,6 +31,7 @@ STAGING_TYPES = {
 # The safe loader in C where PyYAML has it: contracts are read often, and it is several times faster.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 M = TypeVar("M", bound=BaseModel)
+BUILT_IN = "landing"  # the source that every entity has: landing/<channel>/<entity>/
 NAME = r"^[a-z][a-z0-9_]*$"
 # Words that neither DuckDB nor Spark takes for a column without quotes.
 _RESERVED = frozenset(
@@ -148,7 +150,7 @@ class Source(_Strict):
     A column that no rule names is taken from the source's column of the same name, if there is one.
     """
 
-    name: str = Field("landing", pattern=NAME)
+    name: str = Field(BUILT_IN, pattern=NAME)
     location: str | None = Field(None, description="Glob below landing/, absolute path or fsspec URL.")
     format: Literal["csv", "tsv", "jsonl", "json", "parquet", "excel"] | None = Field(
         None, description="Default: by the file's ending."
@@ -160,6 +162,7 @@ class Source(_Strict):
     sql: dict[str, str] = Field({}, description="contract column: SQL expression over source columns (DuckDB)")
     constant: dict[str, str | int | float | bool] = Field({}, description="contract column: value")
     filter: str | None = Field(None, description="SQL condition over source columns; other rows are not this entity's.")
+    split: dict[str, str] = Field({}, description="source column: separator; each value makes a row of its own.")
     group_by: tuple[str, ...] = Field((), description="Source columns; one record for each group, columns by sql.")
     time_zone: str | None = Field(None, description="Zone of times that carry none.")
     time_format: str | None = Field(None, description="strptime format of times that are not ISO 8601 or epoch.")
@@ -188,6 +191,8 @@ class Source(_Strict):
         for column in [*self.rename, *self.sql, *self.constant]:
             if sum(column in rules for rules in (self.rename, self.sql, self.constant)) > 1:
                 raise ValueError(f"{column}: named by more than one of rename, sql, constant; keep one")
+        if len(self.split) > 1 or "" in self.split.values():
+            raise ValueError("split: name one column and its separator, as in {tags: ';'}")
         if self.group_by and (loose := [c for c, s in self.rename.items() if s not in self.group_by]):
             raise ValueError(f"rename {loose[0]}: not in group_by; use an aggregate, as in sql: {{{loose[0]}: max(…)}}")
         return self
@@ -216,6 +221,7 @@ class Entity(_Strict):
     updated_at: str | None = Field(None, description="The version of a record that changes; the greatest survives.")
     identifiers: dict[str, str] = Field({}, description="column of the cleaned model: identifier type")
     attributes: dict[str, str] = Field({}, description="attribute of a customer: column of the cleaned model")
+    one_of: tuple[str, ...] = Field((), description="Columns of which a row has to fill at least one.")
     columns: dict[str, Column] = Field(min_length=1)
     sources: tuple[Source, ...] = (Source(),)
 
@@ -239,6 +245,7 @@ class Entity(_Strict):
     def _columns_exist(self) -> "Entity":
         named = {
             "key": self.key,
+            "one_of": self.one_of,
             "event_time": [self.event_time] if self.event_time else [],
             "updated_at": [self.updated_at] if self.updated_at else [],
         }
@@ -261,7 +268,7 @@ class Entity(_Strict):
     @property
     def fingerprint(self) -> str:
         """Changes when rows would be read differently."""
-        content = self.model_dump(mode="json", include={"columns", "sources", "key"})
+        content = self.model_dump(mode="json", include={"columns", "one_of", "sources", "key"})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -284,46 +291,83 @@ class ChannelContract(_Strict):
     def table(self, entity: str) -> str:
         return f"{self.channel}_{entity}"
 
-    def with_sources(self, home: Home) -> "ChannelContract":
-        """The contract with the sources that the home's `sources/*.yaml` add to this channel."""
-        contract = self
-        for file in sorted(home.sources.glob("*.yaml")):
-            added = _validated(SourceFile, _read_yaml(file), file)
-            if added.channel != self.channel:
-                continue
-            entities = dict(contract.entities)
-            for name, sources in added.entities.items():
-                if name not in entities:
-                    known = ", ".join(entities)
-                    raise OnefoldError(f"{file}: entities.{name}: {self.channel} has no such entity; it has {known}")
-                merged = entities[name].model_dump() | {"sources": (*entities[name].sources, *sources)}
-                entities[name] = _validated(Entity, merged, file, f"entities.{name}")
-            contract = contract.model_copy(update={"entities": entities})
+    def with_sources(self, files: Sequence[Path]) -> "ChannelContract":
+        """The contract with the sources that files such as a home's `sources/*.yaml` add to this channel.
+
+        One that is named `landing` takes the place of the built-in one.
+        """
+        contract, corrected = self, set()
+        for file in files:
+            for added in parse_sources(file):
+                if added.channel != self.channel:
+                    continue
+                entities = dict(contract.entities)
+                for name, sources in added.entities.items():
+                    if name not in entities:
+                        known = ", ".join(entities)
+                        raise OnefoldError(f"{file}: entities.{name}: {self.channel} has no such entity; it has {known}")
+                    present = entities[name].sources
+                    if name not in corrected and any(source.name == BUILT_IN for source in sources):
+                        present = tuple(source for source in present if source.name != BUILT_IN)
+                        corrected.add(name)
+                    merged = entities[name].model_dump() | {"sources": (*present, *sources)}
+                    entities[name] = _validated(Entity, merged, file, f"entities.{name}")
+                contract = contract.model_copy(update={"entities": entities})
         return contract
 
 
-class SourceFile(_Strict):
-    """`$ONEFOLD_HOME/sources/<any name>.yaml`: a company's own exports, mapped to a channel's contract."""
+class Mapping(_Strict):
+    """One document of `$ONEFOLD_HOME/sources/<any name>.yaml`: a company's own exports, mapped to a channel's contract."""
 
+    description: str = Field("", description="For people.")
     channel: str
     entities: dict[str, tuple[Source, ...]] = Field(min_length=1)
 
+    @field_validator("entities")
+    @classmethod
+    def _sources_are_named(cls, value: dict[str, tuple[Source, ...]]) -> dict[str, tuple[Source, ...]]:
+        for entity, sources in value.items():
+            for source in sources:
+                if "name" not in source.model_fields_set:
+                    raise ValueError(f"{entity}: a source has no name; give it its own, or {BUILT_IN} to correct that one")
+                if source.name == BUILT_IN and source.location:
+                    raise ValueError(f"{entity}: {BUILT_IN} has its own folder and no location; give the source another name")
+        return value
 
-def load_channels(home: Home, folder: Path = CHANNELS) -> dict[str, ChannelContract]:
+
+def load_channels(home: Home, folder: Path = CHANNELS, sources: Sequence[Path] | None = None) -> dict[str, ChannelContract]:
     """All channels, in the order of their names, with the home's own sources.
+
+    Args:
+        sources: other files of sources than the home's.
 
     Raises:
         OnefoldError: a YAML is wrong; names file, key and remedy.
     """
-    channels = {}
+    channels, sources = {}, source_files(home) if sources is None else sources
     for file in sorted(folder.glob("*/defs.yaml")):
-        channel = parse_channel(file).with_sources(home)
+        channel = parse_channel(file).with_sources(sources)
         channels[channel.channel] = channel
-    for file in sorted(home.sources.glob("*.yaml")):
-        named = _validated(SourceFile, _read_yaml(file), file).channel
-        if named not in channels:
-            raise OnefoldError(f"{file}: channel: there is no channel '{named}'; there are {', '.join(channels)}")
+    for file in sources:
+        for mapping in parse_sources(file):
+            if mapping.channel not in channels:
+                known = ", ".join(channels)
+                raise OnefoldError(f"{file}: channel: there is no channel '{mapping.channel}'; there are {known}")
     return channels
+
+
+def source_files(home: Home) -> list[Path]:
+    """A home's own mappings."""
+    return sorted(home.sources.glob("*.yaml"))
+
+
+def parse_sources(file: Path) -> list[Mapping]:
+    """Read one `sources/*.yaml`: a document for each channel, with `---` between them.
+
+    Raises:
+        OnefoldError: names file, key and remedy.
+    """
+    return [_validated(Mapping, content, file) for content in _read_documents(file)]
 
 
 def parse_channel(file: Path) -> ChannelContract:
@@ -343,13 +387,20 @@ def parse_channel(file: Path) -> ChannelContract:
 
 
 def _read_yaml(file: Path) -> dict:
+    documents = _read_documents(file)
+    if len(documents) > 1:
+        raise OnefoldError(f"{file}: expected one document; remove the line ---")
+    return documents[0]
+
+
+def _read_documents(file: Path) -> list[dict]:
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_LOADER)
+        documents = list(yaml.load_all(file.read_text(encoding="utf-8"), Loader=_LOADER))
     except yaml.YAMLError as error:
         raise OnefoldError(f"{file}: not valid YAML: {error}") from error
-    if not isinstance(content, dict):
+    if not documents or not all(isinstance(content, dict) for content in documents):
         raise OnefoldError(f"{file}: expected a mapping of keys to values")
-    return content
+    return documents
 
 
 def _validated(model: type[M], content: dict, file: Path, under: str = "") -> M:

@@ -26,10 +26,15 @@ def mapped_sql(entity: Entity, source: Source, present: tuple[str, ...]) -> tupl
         return f"select _row, {columns}, cast(null as json) as _extra from raw where false", []
     by_name = {name.strip().lower(): name for name in present}
     used: set[str] = set()
-    fields = []
-    for name, column in entity.columns.items():
-        expression = _mapped_column(name, column, source, by_name, used, present)
-        fields.append(f"nullif(trim(cast({expression} as varchar)), '') as {name}")
+    expressions = {
+        name: _mapped_column(name, column, source, by_name, used, present) for name, column in entity.columns.items()
+    }
+    if entity.one_of and all(expressions[name] == "null" for name in entity.one_of):
+        raise OnefoldError(
+            f"none of {', '.join(entity.one_of)} is there, and one is required: the file has {', '.join(present)}; "
+            f"export one of them, or map it in the source '{source.name}' (rename, sql or constant)"
+        )
+    fields = [f"nullif(trim(cast({expression} as varchar)), '') as {name}" for name, expression in expressions.items()]
     rules = " ".join([*source.sql.values(), source.filter or ""])
     used |= {name for name in present if re.search(rf"\b{re.escape(name)}\b", rules, re.IGNORECASE)}
     extra = [] if source.group_by else [name for name in present if name not in used]
@@ -53,6 +58,9 @@ def typed_sql(entity: Entity, source: Source, mapped: str, zone: str, forms: For
     texts += [f"{values.number_text(name, forms.decimal[name])} as _text_{name}" for name in numbers]
     typed = [f"{_typed(name, column, entity, source, zone, forms)} as _typed_{name}" for name, column in columns]
     problems = [p for name, column in columns for p in _problems(name, column, entity, source, forms)]
+    if entity.one_of:
+        missing = " and ".join(f"{name} is null" for name in entity.one_of)
+        problems.append(f"case when {missing} then 'one of {', '.join(entity.one_of)} is required, and all are missing' end")
     reason = f"nullif(concat_ws('; ', {', '.join(problems)}), '')" if problems else "cast(null as varchar)"
     content = ", ".join(f"coalesce(cast(_typed_{name} as varchar), chr(30))" for name in entity.columns)
     names = ", ".join(f"_typed_{name} as {name}" for name in entity.columns)

@@ -32,8 +32,8 @@ _DELIMITERS = ",;\t|"
 
 @dataclass(frozen=True)
 class Raw:
-    """What was read. The table `raw` has `_row` (1 = first readable record) and `columns`; the table `malformed` has
-    `line` (in the file, 1 = first), `reason` and `payload` of lines that no record could be made of."""
+    """What was read. The table `raw` has `_row` (1 = first readable record, after `split`) and `columns`; the table
+    `malformed` has `line` (in the file, 1 = first), `reason` and `payload` of lines that no record could be made of."""
 
     columns: tuple[str, ...]
     records: int
@@ -62,7 +62,29 @@ def read_file(connection: duckdb.DuckDBPyConnection, path: Path, source: Source,
             ) from error
     if len(columns) > MOST_COLUMNS:
         raise _too_wide(len(columns))
+    _split_rows(connection, columns, source)
     return Raw(tuple(columns), _count(connection, "raw"), _count(connection, "malformed"), file_format == "excel")
+
+
+def _split_rows(connection, columns: list[str], source: Source) -> None:
+    """Give each value of a list in a column a row of its own, where the source says so; rows are numbered anew."""
+    by_name = {name.strip().lower(): name for name in columns}
+    for wanted, separator in source.split.items():
+        if not columns:
+            return
+        if wanted.lower() not in by_name:
+            raise OnefoldError(f"split: there is no column '{wanted}'; the file has {', '.join(columns)}")
+        name = identifier(by_name[wanted.lower()])
+        values = f"coalesce(nullif(string_split(cast({name} as varchar), '{quoted(separator)}'), []), [null])"
+        connection.execute(
+            f"""
+            create or replace temp table raw as
+            select row_number() over (order by _row, _part) as _row, * exclude (_row, _part)
+            from (
+                select * replace (unnest({values}) as {name}), generate_subscripts({values}, 1) as _part from raw
+            )
+            """
+        )
 
 
 def without_values(error: duckdb.Error) -> str:

@@ -14,9 +14,10 @@
 
    The survivor has the greatest updated_at, then the least occurred_at, then the least payload hash, so that any order
    and grouping of batches gives the same rows. `_version` is these three as one text of which the least wins.
-   With `rates_at` (a time column), rows whose exchange rate has changed come again. Beside a column of phones stands
+   With `rates_at` (a time column), rows whose exchange rate has changed come again; with `again_if`, those that the
+   condition on `rows` holds for. Beside a column of phones stands
    `<column>_e164`, as libphonenumber read its spelling when it was ingested. #}
-{% macro staged(table, rates_at=none) -%}
+{% macro staged(table, rates_at=none, again_if=none) -%}
     {%- set entity = contract(table) -%}
     {%- set staging = source('staging', table) -%}
     {%- set spelled = [] -%}
@@ -34,6 +35,10 @@
             and cast(rows.{{ rates_at }} as date) >= rates.valid_from
             and cast(rows.{{ rates_at }} as date) < rates.valid_to
         where rows._seq <= {{ cursor() }}
+        {%- endif %}
+        {%- if again_if and is_incremental() %}
+        union all
+        select rows.* from {{ staging }} as rows where rows._seq <= {{ cursor() }} and {{ again_if }}
         {%- endif %}
     ),
 

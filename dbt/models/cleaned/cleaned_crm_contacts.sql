@@ -21,5 +21,6 @@ select
     trim(company) as company,
     trim(job_title) as job_title,
     created_at,
-    updated_at
+    updated_at,
+    coalesce(is_deleted, false) as is_deleted
 from staged

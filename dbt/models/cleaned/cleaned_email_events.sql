@@ -9,6 +9,7 @@ select
     trim(staged.event_name) as source_event_name,
     occurred_at,
     {{ contact('email', 'email') }},
+    contact_id,
     message_id,
     campaign_id,
     trim(url) as url

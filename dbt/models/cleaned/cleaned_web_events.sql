@@ -2,7 +2,9 @@
 
 with staged as ({{ staged('web_events', rates_at='occurred_at') }})
 
-select {{ digital_event('web') }}
+select
+    {{ digital_event('web') }},
+    contact_id
 from staged
 {{ join_rates('staged', 'currency', 'occurred_at') }}
 {{ join_senders() }}

@@ -13,7 +13,9 @@ with changed as (
         record_id,
         '{{ type }}' as identifier_type,
         {{ identifier_priority(type) }} as priority,
-        {{ 'coalesce(' ~ column ~ ', ' ~ column ~ '_given)' if has_given else column }} as identifier_value,
+        {%- set value = 'coalesce(' ~ column ~ ', ' ~ column ~ '_given)' if has_given else column %}
+        {#- A deleted record names nobody any more. #}
+        {{ 'case when not coalesce(is_deleted, false) then ' ~ value ~ ' end' if 'is_deleted' in entity.columns else value }} as identifier_value,
         {{ 'coalesce(is_' ~ column ~ '_valid, false)' if has_given else 'true' }} as is_valid,
         {{ time_of(entity) }} as seen_at,
         _is_revision
