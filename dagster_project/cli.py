@@ -1,5 +1,6 @@
 """The command `onefold`."""
 
+import json
 import logging
 import os
 import signal
@@ -110,15 +111,36 @@ def simulate(home: Home, people: int, days: int, seed: int, until: datetime | No
 
 
 @main.command()
-@click.argument("channels", nargs=-1)
+@click.argument("channels", nargs=-1, metavar="[CHANNEL[/ENTITY] …]")
+@click.option("--again", is_flag=True, help="Withdraw what the files brought and read them again, after a mapping mistake.")
+@click.option("--file", "files", multiple=True, help="With --again: only this file, as the ledger names it or by its path.")
+@click.option("--withdraw-gone", is_flag=True, help="With --again: give up rows whose files are no longer in landing.")
 @as_json_option
 @click.pass_obj
-def ingest(home: Home, channels: tuple[str, ...], as_json: bool) -> None:
+def ingest(
+    home: Home, channels: tuple[str, ...], again: bool, files: tuple[str, ...], withdraw_gone: bool, as_json: bool
+) -> None:
     """Load new files of all channels, or of those named.
 
-    Example: onefold ingest crm orders
+    Examples: onefold ingest crm orders   onefold ingest --again orders/refunds
     """
-    complete = _ingest(home, channels or None)
+    if not again:
+        if files or withdraw_gone or any("/" in name for name in channels):
+            raise OnefoldError("--file, --withdraw-gone and CHANNEL/ENTITY go with --again; new files are loaded by channel")
+        complete = _ingest(home, channels or None)
+    else:
+        if not channels:
+            raise OnefoldError("say what to read again: onefold ingest --again CHANNEL or CHANNEL/ENTITY")
+        named: dict[str, list[str]] = {}
+        for name in channels:
+            channel, _, entity = name.partition("/")
+            named.setdefault(channel, []).extend([entity] if entity else [])
+        whole = set(channels)  # a channel that is named as such is read whole
+        wanted = {
+            channel: {"entities": [] if channel in whole else entities, "files": files, "withdraw_gone": withdraw_gone}
+            for channel, entities in named.items()
+        }
+        complete = _ingest(home, tuple(named), again=wanted)
     content = answers.ledger(home)
     answer(as_json, content, table("Loaded so far", content))
     if not complete:
@@ -427,8 +449,12 @@ def _simulate(home: Home, people: int, days: int, seed: int, until: date) -> dic
     return {"people": counts.people, "files": counts.files, "rows": counts.rows}
 
 
-def _ingest(home: Home, names: tuple[str, ...] | None) -> bool:
-    """Load channels one by one, each in a run of its own; whether every file was accepted."""
+def _ingest(home: Home, names: tuple[str, ...] | None, again: dict[str, Any] | None = None) -> bool:
+    """Load channels one by one, each in a run of its own; whether every file was accepted.
+
+    Args:
+        again: what to read again, by channel.
+    """
     channels = load_channels(home)
     if unknown := set(names or ()) - set(channels):
         raise OnefoldError(f"there is no channel {', '.join(sorted(unknown))}; there are {', '.join(channels)}")
@@ -436,7 +462,8 @@ def _ingest(home: Home, names: tuple[str, ...] | None) -> bool:
     with bar() as shown:
         task = shown.add_task("ingesting", total=len(names or channels))
         for name in names or channels:
-            broken += _run_quietly(home, "ingest", shown, name, channel=channels[name])
+            tags = {"onefold/again": json.dumps(again[name])} if again else None
+            broken += _run_quietly(home, "ingest", shown, name, channel=channels[name], tags=tags)
             shown.advance(task)
     for problem in broken:
         terminal.problems.print(f"[red]{problem}[/red]", highlight=False)

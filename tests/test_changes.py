@@ -136,16 +136,47 @@ def test_rows_that_were_replayed_no_longer_count_as_rejected(home: Home) -> None
     _build(home, refresh=1)
     assert _rows(home, rate.format(1)) == [(0.6,)]
     (home.sources / "orders.yaml").write_text(
-        "channel: orders\nentities: {orders: [{name: shop, location: shop/*.csv, "
-        "sql: {amount: \"replace(amount, ' yuan', '')\"}}]}\n"
+        "channel: orders\nentities: {orders: [{name: landing, sql: {amount: \"replace(amount, ' yuan', '')\"}}]}\n"
     )
-    # The rows came by the default source; a source of their own stands for the corrected mapping.
-    with home.connect("test") as connection:
-        connection.execute("update staging._rejected set source = 'shop'")
     assert sum(result.accepted for result in replay(home, load_channels(home), Settings.of(home))) == 60
     _build(home, refresh=2)
     assert _rows(home, rate.format(2)) == [(0.0,)]
     assert _rows(home, "select count(*) from cleaned.orders_orders") == [(100,)]
+
+
+def test_a_merge_of_the_crm_unites_and_a_deleted_contact_names_nobody(home: Home) -> None:
+    def contact(number: str, **fields: object) -> dict:
+        known = {"contact_id": number, "email": f"{number}@example.com", "full_name": number, "updated_at": "2025-01-01"}
+        return {**known, "is_deleted": "false", **fields}
+
+    _land(home, "crm/contacts/a.csv", [contact("k1"), contact("k2"), contact("k3")])
+    _land(home, "orders/orders/a.csv", [_order("o1", email="k2@example.com"), _order("o3", email="k3@example.com")])
+    _build(home)
+    _land(home, "crm/merges/a.csv", [{"contact_id": "k1", "merged_contact_id": "k2", "merged_at": "2025-01-02"}])
+    _land(home, "crm/contacts/b.csv", [contact("k3", updated_at="2025-01-03", is_deleted="true")])
+    _build(home)
+    members = _rows(home, "select list(identifier_value order by all) from identity.assignments group by customer_id")
+    # What k3 bought stays with whoever has that address; the contact itself no longer says who that is.
+    assert sorted(members) == [(["k1", "k1@example.com", "k2", "k2@example.com"],), (["k3@example.com"],)]
+    assert _rows(home, "select full_name, order_count from unified.customers where email = 'k3@example.com'") == [(None, 1)]
+    assert _rows(home, "select order_count from unified.customers where email <> 'k3@example.com'") == [(1,)]
+
+
+def test_a_message_changes_sides_when_its_author_turns_out_to_be_an_agent(home: Home) -> None:
+    written = {"conversation_id": "t1", "occurred_at": "2025-01-01", "text": "hello"}
+    messages = [{"message_id": "m1", "author_id": "a1", **written}, {"message_id": "m2", "author_id": "k1", **written}]
+    _land(home, "chat/messages/a.csv", messages)
+    _build(home)
+    sides = "select message_id, direction, contact_id, agent_id from cleaned.chat_messages order by 1"
+    assert _rows(home, sides) == [("m1", "in", "a1", None), ("m2", "in", "k1", None)]
+    _land(home, "chat/agents/a.csv", [{"agent_id": "a1", "name": "Arthur"}])
+    _build(home)
+    assert _rows(home, sides) == [("m1", "out", None, "a1"), ("m2", "in", "k1", None)]
+    assert _rows(home, "select identifier_value from identity.assignments") == [("k1",)]
+    assert _rows(home, "select event_name from unified.customer_events order by event_id") == [
+        ("message_sent",),
+        ("message_received",),
+    ]
 
 
 def test_a_lost_warehouse_is_loaded_again_from_landing(home: Home) -> None:

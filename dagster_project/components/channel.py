@@ -1,5 +1,6 @@
 """The component behind `defs/channels/<channel>/defs.yaml`."""
 
+import json
 from collections.abc import Iterator
 
 import dagster as dg
@@ -9,7 +10,10 @@ from dagster_project.lib.contracts import ChannelContract, parse_channel, source
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
 from dagster_project.lib.ingest import EntityLoad, ingest_channel
+from dagster_project.lib.reingest import Again, reingest
 from dagster_project.lib.settings import Settings
+
+AGAIN_TAG = "onefold/again"  # what to read again, as JSON of Again
 
 
 class Channel(dg.Component):
@@ -67,13 +71,27 @@ class Channel(dg.Component):
             try:
                 # Who asks by hand has finished writing; a sensor or schedule cannot know.
                 automatic = {"dagster/sensor_name", "dagster/schedule_name"} & set(context.run.tags)
-                loads = ingest_channel(home, contract, Settings.of(home), settle=bool(automatic))
+                settings, loads = Settings.of(home), []
+                if again := context.run.tags.get(AGAIN_TAG):
+                    loads = reingest(home, contract, settings, Again(**json.loads(again)))
+                loads += ingest_channel(home, contract, settings, settle=bool(automatic))
             except OnefoldError as error:
                 raise dg.Failure(str(error), allow_retries=False) from error
-            for load in loads:
-                yield _result(load)
+            for spec in specs:
+                yield _result(_together([load for load in loads if load.table == spec.key.path[-1]]))
 
         return dg.Definitions(assets=[ingest])
+
+
+def _together(loads: list[EntityLoad]) -> EntityLoad:
+    """What was read again and what is new, of one entity."""
+    first, *others = loads
+    for load in others:
+        for name, value in vars(load).items():
+            if name != "table":
+                present = getattr(first, name)
+                setattr(first, name, present | value if isinstance(value, set) else present + value)
+    return first
 
 
 def _result(load: EntityLoad) -> dg.MaterializeResult:
@@ -85,6 +103,7 @@ def _result(load: EntityLoad) -> dg.MaterializeResult:
             "rows_accepted": load.accepted,
             "rows_rejected": load.rejected,
             "rows_duplicate": load.duplicate,
+            "rows_withdrawn": load.withdrawn,
             "files_loaded": load.files,
             "files_known": load.known_files,
             "unknown_columns": ", ".join(sorted(load.unknown_columns)) or "none",

@@ -7,6 +7,7 @@ copy or a killed run loads nothing twice and loses nothing.
 import contextlib
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,6 +78,9 @@ create table if not exists staging._rejected (
     rejected_at timestamp not null,
     replayed_in varchar
 );
+-- Ledger entries of batches whose rows were taken back, as they were.
+create table if not exists staging._withdrawn as
+select *, cast(null as bigint) as withdrawn_seq, cast(null as timestamp) as withdrawn_at from staging._loads where false;
 create table if not exists staging._phones (given varchar, region varchar, e164 varchar, primary key (given, region));
 create table if not exists staging._user_agents (
     given varchar primary key,
@@ -104,6 +108,7 @@ class EntityLoad:
     accepted: int = 0
     rejected: int = 0
     duplicate: int = 0
+    withdrawn: int = 0  # rows that files had brought before they were read again
     unknown_columns: set[str] = field(default_factory=set)
 
 
@@ -158,7 +163,7 @@ def ingest_channel(home: Home, channel: ChannelContract, settings: Settings, set
             with home.connect(f"ingest of {label}") if local else contextlib.nullcontext():
                 for done, file in enumerate(new, 1):
                     try:
-                        _Batch(home, channel, name, source, file, settings).load(load)
+                        Batch(home, channel, name, source, file, settings).load(load)
                         state.remember_file(label, *file.identity, entity.fingerprint)
                     except UnreachableError as error:
                         load.refused.append((file.uri, str(error)))
@@ -180,16 +185,56 @@ def new_files(home: Home, channel: ChannelContract, settings: Settings) -> list[
     return unseen
 
 
-class _Batch:
-    """One file for one entity."""
+def withdraw(connection, batch_id: str, seq: int) -> int:
+    """Take back what a batch brought: its rows, its rejects, and the rows that were replayed from them; for a transaction.
+
+    A replay that held rows of other batches too is taken back whole, and those rows wait in quarantine again. The ledger
+    entry moves to `staging._withdrawn`.
+
+    Args:
+        seq: the number of this write.
+
+    Returns:
+        How many staged rows are gone.
+    """
+    [table] = connection.execute(
+        "select concat(channel, '_', entity) from staging._loads where batch_id = ?", [batch_id]
+    ).fetchone()
+    replays = connection.execute(
+        "select distinct replayed_in from staging._rejected where batch_id = ? and replayed_in is not null", [batch_id]
+    ).fetchall()
+    gone = 0
+    for (batch,) in [(batch_id,), *replays]:
+        gone += connection.execute(f"delete from staging.{table} where _batch_id = ?", [batch]).fetchone()[0]
+        connection.execute(
+            "insert into staging._withdrawn by name "
+            "select *, ? as withdrawn_seq, now()::timestamp as withdrawn_at from staging._loads where batch_id = ?",
+            [seq, batch],
+        )
+        connection.execute("delete from staging._loads where batch_id = ?", [batch])
+        connection.execute("update staging._rejected set replayed_in = null where replayed_in = ?", [batch])
+    connection.execute("delete from staging._rejected where batch_id = ?", [batch_id])
+    return gone
+
+
+class Batch:
+    """One file for one entity; `replaces` names the batches that it takes the place of."""
 
     def __init__(
-        self, home: Home, channel: ChannelContract, entity: str, source: Source, file: LandedFile, settings: Settings
+        self,
+        home: Home,
+        channel: ChannelContract,
+        entity: str,
+        source: Source,
+        file: LandedFile,
+        settings: Settings,
+        replaces: Sequence[str] = (),
     ) -> None:
         self.home, self.channel, self.entity_name, self.source, self.file = home, channel, entity, source, file
         self.entity = channel.entities[entity]
         self.table = channel.table(entity)
         self.settings = settings
+        self.replaces = replaces
 
     def load(self, load: EntityLoad) -> None:
         with self.file.local(self.home) as path:
@@ -200,7 +245,8 @@ class _Batch:
                     "select status, contract, source_uri from staging._loads where batch_id = ?", [batch_id]
                 ).fetchone()
                 # A refused file is tried again under a changed contract or another name: both may cure it.
-                if before and (before[0] == "loaded" or before[1:] == (self.entity.fingerprint, self.file.uri)):
+                is_known = before and (before[0] == "loaded" or before[1:] == (self.entity.fingerprint, self.file.uri))
+                if is_known and not self.replaces:
                     load.known_files += 1
                 else:
                     try:
@@ -208,7 +254,10 @@ class _Batch:
                     except UnreachableError:
                         raise
                     except OnefoldError as error:
-                        self._refuse(connection, batch_id, content, str(error), load)
+                        if self.replaces:
+                            load.refused.append((self.file.uri, f"{error}; its rows are as they were loaded before"))
+                        else:
+                            self._refuse(connection, batch_id, content, str(error), load)
                 # Told also of a known file: a run that was killed after its commit had no time to.
                 seq = connection.execute("select value from staging._sequence").fetchone()[0]
                 State(self.home).advance("loaded", seq)
@@ -226,6 +275,7 @@ class _Batch:
         with transaction(connection):
             connection.execute("delete from staging._loads where batch_id = ? and status = 'refused'", [batch_id])
             seq = next_sequence(connection)
+            withdrawn = sum(withdraw(connection, batch, seq) for batch in self.replaces)
             insert_accepted(connection, self.table, self.entity, batch_id, seq, f"'{quoted(self.file.uri)}'")
             self._quarantine(connection, batch_id)
             if not self.file.is_unchanged():
@@ -258,6 +308,7 @@ class _Batch:
         load.accepted += accepted
         load.rejected += rejected + raw.malformed
         load.duplicate += duplicate
+        load.withdrawn += withdrawn
         load.unknown_columns |= set(unknown)
 
     def _quarantine(self, connection, batch_id: str) -> None:

@@ -79,6 +79,10 @@ class State:
                 "insert or replace into landed_files values (?, ?, ?, ?, ?)", (source, uri, size, modified, contract)
             )
 
+    def forget_files(self, source: str, uris: list[str]) -> None:
+        with self._transaction() as connection:
+            connection.executemany("delete from landed_files where source = ? and uri = ?", [(source, uri) for uri in uris])
+
     def progress(self, name: str) -> int:
         """How far a part of the chain has come; 0 before its first time."""
         with self._transaction() as connection:
@@ -110,6 +114,12 @@ class State:
             )
             row = connection.execute(f"{_REFRESH} where run_id = ?", (run_id,)).fetchone()
         return _refresh(row)
+
+    def loaded_of(self, number: int) -> int | None:
+        """The last load that a refresh takes in; None where there is no refresh of that number."""
+        with self._transaction() as connection:
+            row = connection.execute("select loaded from refreshes where refresh = ?", (number,)).fetchone()
+        return row[0] if row else None
 
     def begun_refresh(self, run_id: str) -> Refresh | None:
         """The refresh that a run has begun, else the last one that finished."""
