@@ -141,6 +141,9 @@ def ingest(
             for channel, entities in named.items()
         }
         complete = _ingest(home, tuple(named), again=wanted)
+        terminal.problems.print(
+            "The next refresh builds every model anew, as far as rows were withdrawn; customer ids are kept."
+        )
     content = answers.ledger(home)
     answer(as_json, content, table("Loaded so far", content))
     if not complete:

@@ -1,7 +1,6 @@
 """Files that were accepted under a wrong mapping, read again: every table is then as if the mapping had always been right."""
 
 import csv
-import json
 import os
 import shutil
 import subprocess
@@ -21,6 +20,7 @@ from dagster_project.lib.ingest import EntityLoad, ingest_channel
 from dagster_project.lib.reingest import Again, reingest
 from dagster_project.lib.rejected import replay
 from dagster_project.lib.settings import Settings
+from dagster_project.lib.state import State
 
 pytestmark = pytest.mark.xdist_group("reingest")
 MODELS = ("--exclude-resource-type", "unit_test", "test")
@@ -30,6 +30,13 @@ channel: orders
 entities:
   orders:
     - {name: shop, location: 'shop/*.csv', rename: {phone: hotline}, constant: {status: paid, currency: CNY}}
+"""
+# Several commands in one process: its start costs more than what they do here.
+RUN = """
+import sys
+from dagster_project.cli import main
+for command in sys.argv[1:]:
+    main(command.split(), standalone_mode=False)
 """
 RIGHT = WRONG.replace("hotline", "mobile")
 
@@ -85,6 +92,13 @@ def _staged(home: Home) -> list[tuple]:
     return _rows(home, "select * exclude (_seq, _loaded_at) from staging.orders_orders order by all")
 
 
+def _commands(*commands: str) -> str:
+    """What commands that succeed tell on the error stream, in a process of their own, as mappings are read when it starts."""
+    done = subprocess.run([sys.executable, "-c", RUN, *commands], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return " ".join(done.stderr.split())
+
+
 @pytest.fixture
 def right(tmp_path: Path) -> Home:
     """A home that had the right mapping from the start."""
@@ -102,10 +116,11 @@ def _every_table(home: Home) -> dict[str, list[tuple]]:
         "where table_schema in ('cleaned', 'unified', 'tags', 'audiences') and table_type = 'BASE TABLE' order by 1",
     )
     ids = ("_seq", "customer_id", "previous_customer_id")
-    for (table,) in tables:
-        columns = [name for name, *_ in _rows(home, f"describe {table}") if name not in ids]
-        if columns:
-            found[table] = _rows(home, f"select {', '.join(columns)} from {table} order by all")
+    with home.connect("test") as connection:
+        for (table,) in tables:
+            columns = [name for name, *_ in connection.execute(f"describe {table}").fetchall() if name not in ids]
+            if columns:
+                found[table] = connection.execute(f"select {', '.join(columns)} from {table} order by all").fetchall()
     found["clusters"] = _rows(
         home, "select list(node_id order by node_id) from identity.assignments group by customer_id order by all"
     )
@@ -131,8 +146,10 @@ def test_a_mapping_that_merged_people_is_taken_back_from_every_table(home: Home,
     _build(home)
     _build(right)
     assert _rows(home, "select count(*) from unified.customers") == [(8,)]
-    for table, rows in _every_table(right).items():
-        assert _every_table(home)[table] == rows, table
+    found, expected = _every_table(home), _every_table(right)
+    assert found.keys() == expected.keys()
+    for table, rows in expected.items():
+        assert found[table] == rows, table
     # The id that all had stays with one of them, and the ledger says what became of the others.
     assert before in _rows(home, "select customer_id from unified.customers")
     assert _rows(home, "select count(*) from identity.changes where kind = 'split'") != [(0,)]
@@ -261,6 +278,16 @@ def test_rows_that_were_replayed_are_read_again_with_their_file(home: Home, righ
     assert _rows(home, "select count(*) from staging._rejected where replayed_in is null") == [(0,)]
 
 
+def test_rows_that_wait_under_a_source_that_is_no_more_are_told(home: Home) -> None:
+    _map(home, WRONG)
+    _land(home, "shop/a.csv", _orders(1, 2, amount="10 yuan"))
+    _ingest(home)
+    _map(home, WRONG.replace("name: shop", "name: store"))
+    [result] = replay(home, load_channels(home), Settings.of(home))
+    assert (result.tried, result.accepted) == (2, 0)
+    assert "no source 'shop' any more; read their files again: onefold ingest --again orders/orders" in result.problem
+
+
 def test_the_built_in_source_is_corrected_and_its_files_read_again(home: Home) -> None:
     _land(home, "orders/orders/a.csv", _orders(1, 2, status="paid", currency="CNY", phone="+8613800138000"))
     _ingest(home)
@@ -275,19 +302,15 @@ def test_the_built_in_source_is_corrected_and_its_files_read_again(home: Home) -
 def test_the_command_reads_again_and_the_next_refresh_rebuilds_by_itself(home: Home) -> None:
     _map(home, WRONG)
     _land(home, "shop/a.csv", _orders(1, 4))
-    run = CliRunner().invoke
-    assert run(main, ["ingest", "orders"]).exit_code == 0
-    first = run(main, ["refresh"])
-    assert "withdrawn" not in first.output
+    assert "withdrawn" not in _commands("ingest orders", "refresh")
+    assert _rows(home, "select count(*) from unified.customers") == [(1,)]
     _map(home, RIGHT)
-    shown = run(main, ["ingest", "--again", "orders/orders", "--json"])
-    assert shown.exit_code == 0, shown.output
-    assert [row["accepted"] for row in json.loads(shown.stdout)] == [4]
-    told = run(main, ["refresh"])
-    assert "rows of orders/orders were withdrawn, so every model is built anew" in " ".join(told.output.split())
+    told = _commands("ingest --again orders/orders", "refresh")
+    assert "rows of orders/orders were withdrawn, so every model is built anew" in told
     assert _rows(home, "select count(*) from unified.customers") == [(4,)]
-    # Once is enough.
-    assert "withdrawn" not in run(main, ["refresh"]).output
+    # Once is enough: the refresh that finished has done with it.
+    [(withdrawn,)] = _rows(home, "select max(withdrawn_seq) from staging._withdrawn")
+    assert State(home).progress("refreshed") >= withdrawn
 
 
 @pytest.mark.parametrize(
@@ -361,7 +384,7 @@ def test_killed_at_any_statement_it_loses_nothing_and_heals_when_run_again(home:
     old, new = set(_staged(home)), set(_staged(right))
     _map(home, RIGHT)
     done = subprocess.run(
-        [sys.executable, "-c", KILL_BEFORE_EACH_STATEMENT, str(home.path), str(tmp_path / "work"), "7"],
+        [sys.executable, "-c", KILL_BEFORE_EACH_STATEMENT, str(home.path), str(tmp_path / "work"), "11"],
         env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT)},
         capture_output=True,
         text=True,
@@ -369,7 +392,7 @@ def test_killed_at_any_statement_it_loses_nothing_and_heals_when_run_again(home:
     )
     assert done.returncode == 0, done.stderr
     killed = [line.split()[1] for line in done.stdout.splitlines()]
-    assert len(killed) > 10
+    assert len(killed) >= 8
     halves = 0
     for place in (Home(tmp_path / "work" / number) for number in killed):
         found = _staged(place)

@@ -59,7 +59,20 @@ def replay(home: Home, channels: dict[str, ChannelContract], settings: Settings)
                         State(home).advance("loaded", seq)
                         log.info("%s: %d of %d rows replayed", result.table, result.accepted, result.tried)
                         results.append(result)
+            results += _without_source(home, channel, name)
     return results
+
+
+def _without_source(home: Home, channel: ChannelContract, name: str) -> list[Replay]:
+    known = [source.name for source in channel.entities[name].sources]
+    with home.connect(f"replay of {channel.table(name)}") as connection:
+        waiting = connection.execute(
+            "select source, count(*) from staging._rejected where replayed_in is null and kind <> 'line' and channel = ? "
+            "and entity = ? and not list_contains(?, source) group by source order by source",
+            [channel.channel, name, known],
+        ).fetchall()
+    remedy = f"read their files again: onefold ingest --again {channel.channel}/{name}"
+    return [Replay(channel.table(name), n, 0, f"there is no source '{source}' any more; {remedy}") for source, n in waiting]
 
 
 def _replay(
