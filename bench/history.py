@@ -1,7 +1,7 @@
-"""Landing files of any size for the benchmarks: web events of returning visitors, the orders they place, the CRM's contacts.
+"""Landing files of any size for the benchmarks: web events of returning visitors, their orders, the CRM's contacts.
 
-DuckDB writes them, as the simulator's people, who are worked out one by one, would take hours for millions of events. A person has
-fifty events on two browsers, logs in for three of ten, and places one order; everything follows from hashes of a row's number.
+DuckDB writes them: the simulator works people out one by one and would take hours for millions of events. A person has
+fifty events on two browsers, logs in for three of ten, and places one order; everything follows from hashes of a number.
 """
 
 from datetime import datetime, timedelta

@@ -107,8 +107,10 @@ def run(
                 refresh = (variables or {}).get("refresh", 0)
                 # A rebuild of some models by hand leaves the others as they were; the steps of a refresh build all.
                 is_whole = refresh > 0 or not _SELECTING & {argument.split("=")[0] for argument in arguments}
-                if is_whole and arguments[0] in ("build", "run") and _withdrawn(connection, home, refresh):
+                if is_whole and arguments[0] in ("build", "run") and (tables := withdrawn(connection, home, refresh)):
                     arguments = [*arguments, "--full-refresh"]
+                    if refresh == 0 or built_refresh(connection) != refresh:
+                        log.warning("rows of %s were withdrawn: every model is built anew, ids are kept", ", ".join(tables))
                 _note_build(connection, home, refresh, full="--full-refresh" in arguments and is_whole)
         moment = (as_of or datetime.now(UTC)).replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
         os.environ["ONEFOLD_HOME"] = str(home.path)  # read by profiles.yml
@@ -266,24 +268,20 @@ def note_finished_project(home: Home) -> None:
     (target(home) / "finished").write_text(project_state(home))
 
 
-def _withdrawn(connection, home: Home, refresh: int) -> bool:
-    """Whether rows were withdrawn that the tables may still hold; models look at new rows only, so they must be rebuilt.
+def withdrawn(connection, home: Home, refresh: int) -> list[str]:
+    """Entities with withdrawn rows that the tables may still hold; models look at new rows only, so they must be rebuilt.
 
     A refresh takes in what was withdrawn before it began, in each of its steps; that is done with when it finishes. A build by
     hand takes in everything.
     """
     state = State(home)
     loaded = state.loaded_of(refresh)
-    tables = connection.execute(
+    rows = connection.execute(
         "select distinct concat(channel, '/', entity) from staging._withdrawn "
         "where rows_accepted > 0 and withdrawn_seq > ? and withdrawn_seq <= coalesce(?, withdrawn_seq) order by 1",
         [state.progress("refreshed"), loaded],
     ).fetchall()
-    if tables and (refresh == 0 or built_refresh(connection) != refresh):
-        log.warning(
-            "rows of %s were withdrawn, so every model is built anew; customer ids are kept", ", ".join(t for (t,) in tables)
-        )
-    return bool(tables)
+    return [table for (table,) in rows]
 
 
 def built_refresh(connection) -> int:

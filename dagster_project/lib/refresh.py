@@ -44,23 +44,23 @@ def scope_of(home: Home, state: State, refresh: Refresh, *, full: bool = False) 
     }
     if last is None or full or dbt.finished_project(home) != dbt.project_state(home):
         return Scope(variables, frozenset())
-    return Scope(variables, frozenset(_idle(home, dbt.manifest(home), taken_in)))
-
-
-def _idle(home: Home, manifest: dict[str, Any], since: int) -> set[str]:
     with home.connect("refresh") as connection:
         prepare_warehouse(connection, {})
-        loaded = {
-            f"model.onefold.cleaned_{channel}_{entity}"
-            for channel, entity in connection.execute(
-                "select distinct channel, entity from staging._loads where seq > ? and status <> 'refused'", [since]
-            ).fetchall()
-        }
-        present = set(
-            connection.execute(
-                "select table_schema, table_name from information_schema.tables where table_catalog = current_catalog()"
-            ).fetchall()
-        )
+        if dbt.withdrawn(connection, home, refresh.number):
+            return Scope({**variables, "tested_from": 0}, frozenset())
+        return Scope(variables, frozenset(_idle(connection, home, dbt.manifest(home), taken_in)))
+
+
+def _idle(connection, home: Home, manifest: dict[str, Any], since: int) -> set[str]:
+    loads = connection.execute(
+        "select distinct channel, entity from staging._loads where seq > ? and status <> 'refused'", [since]
+    ).fetchall()
+    loaded = {f"model.onefold.cleaned_{channel}_{entity}" for channel, entity in loads}
+    present = set(
+        connection.execute(
+            "select table_schema, table_name from information_schema.tables where table_catalog = current_catalog()"
+        ).fetchall()
+    )
     entities = {f"model.onefold.cleaned_{c.table(e)}" for c in load_channels(home).values() for e in c.entities}
     busy = loaded | {child for model in loaded for child in manifest["child_map"].get(model, [])}
     seeds = {node for node in manifest["nodes"] if node.startswith("seed.")}
