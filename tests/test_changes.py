@@ -132,7 +132,7 @@ def test_rows_that_were_replayed_no_longer_count_as_rejected(home: Home) -> None
     for row in rows[:60]:
         row["amount"] = f"{row['amount']} yuan"
     _land(home, "orders/orders/a.csv", rows)
-    rate = "select value from quality.record_metrics where metric = 'reject_rate' and channel = 'orders' and refresh = {}"
+    rate = "select value from quality.metrics where metric = 'reject_rate' and channel = 'orders' and refresh = {}"
     _build(home, refresh=1)
     assert _rows(home, rate.format(1)) == [(0.6,)]
     (home.sources / "orders.yaml").write_text(
