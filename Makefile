@@ -8,12 +8,19 @@ READY := $(VENV)/.ready
 unexport PYTHONDONTWRITEBYTECODE
 export DO_NOT_TRACK := 1
 
-.PHONY: demo test dev lint format lock clean
+# Killed runs of `make test-faults`, and the seed of the first; a tenth as many orders of batches.
+FAULTS ?= 300
+FAULT_SEED ?= 0
+
+.PHONY: demo test test-faults dev lint format lock clean
 demo: $(READY)
 	$(BIN)/onefold demo
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup tests
+
+test-faults: $(READY)
+	FAULTS=$(FAULTS) FAULT_SEED=$(FAULT_SEED) $(BIN)/python -m pytest tests/test_faults.py tests/test_batches.py
 
 dev: $(READY)
 	$(BIN)/onefold dev

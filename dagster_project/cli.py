@@ -18,7 +18,7 @@ from rich.progress import Progress
 from dagster_project import terminal
 from dagster_project.lib import answers, progress
 from dagster_project.lib.contracts import ChannelContract, Mapping, load_channels
-from dagster_project.lib.errors import OnefoldError
+from dagster_project.lib.errors import OnefoldError, remedy, with_remedy
 from dagster_project.lib.home import PROJECT_ROOT, Home
 from dagster_project.lib.settings import Settings
 from dagster_project.terminal import answer, bar, table
@@ -31,7 +31,11 @@ class _Command(click.Command):
         try:
             return super().invoke(context)
         except OnefoldError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(with_remedy(str(error))) from error
+        except Exception as error:
+            if remedy(str(error)) is None:
+                raise
+            raise click.ClickException(with_remedy(str(error).splitlines()[0])) from error
 
 
 class _Group(click.Group):
@@ -423,7 +427,9 @@ def dbt_command(home: Home, arguments: tuple[str, ...]) -> None:
     """
     from dagster_project.lib import dbt
 
-    if not dbt.run(home.prepare(), list(arguments), quiet=False).success:
+    with home.turn("dbt by hand"):
+        result = dbt.run(home.prepare(), list(arguments), quiet=False)
+    if not result.success:
         sys.exit(1)
 
 

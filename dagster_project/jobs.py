@@ -1,15 +1,22 @@
 """Running Dagster's jobs in this process, with Dagster's history of the home."""
 
+import contextlib
 import os
+import sqlite3
+import time
+from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING
 
 from dagster_project.lib.contracts import ChannelContract
+from dagster_project.lib.errors import OnefoldError, remedy, with_remedy
 from dagster_project.lib.home import Home
 
 if TYPE_CHECKING:
     import dagster as dg
 
+PART_TAG = "onefold/part"  # ingest, refresh, publish: runs of our jobs
+_BEGINNING = 60  # seconds in which a run that Dagster launched comes to its first step
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -21,8 +28,12 @@ def run_job(
     Args:
         channel: for ingest, the one channel to load.
         tags: run tags, such as `onefold/as_of`.
+
+    Raises:
+        OnefoldError: another process refreshes or publishes and does not come to its end.
     """
     import dagster as dg
+    from dagster._core.utils import make_new_run_id
 
     os.environ["ONEFOLD_HOME"] = str(home.path)
     os.environ["DAGSTER_HOME"] = str(home.prepare().dagster)
@@ -33,10 +44,58 @@ def run_job(
 
         selection = channel_assets(channel)
         tags = {**(tags or {}), "onefold/channel": channel.channel}
-    with dg.DagsterInstance.get() as instance:
-        return job.execute_in_process(
-            instance=instance, asset_selection=selection, tags=tags, run_config=_QUIET, raise_on_error=False
-        )
+    run_id = make_new_run_id()
+    with contextlib.ExitStack() as stack:
+        if name != "ingest":  # which waits for single writes only
+            stack.enter_context(home.turn(name))
+        instance = stack.enter_context(dg.DagsterInstance.get())
+        report_vanished(home, instance)
+        home.attend(run_id)
+        try:
+            return job.execute_in_process(
+                instance=instance,
+                asset_selection=selection,
+                tags=tags,
+                run_config=_QUIET,
+                raise_on_error=False,
+                run_id=run_id,
+            )
+        finally:
+            home.leave(run_id)
+
+
+def report_vanished(home: Home, instance: "dg.DagsterInstance") -> list[str]:
+    """Have Dagster count runs as failed whose process was killed; returns their ids.
+
+    Dagster does not notice by itself that such a run is over, and would hold back every other run and sensor for it.
+    """
+    import dagster as dg
+
+    vanished = []
+    for record in instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+        run, attended = record.dagster_run, home.is_attended(record.dagster_run.run_id)
+        is_late = time.time() - (record.start_time or 0) > _BEGINNING
+        if PART_TAG in run.tags and (attended is False or (attended is None and is_late)):
+            instance.report_run_failed(run, "its process ended without a word (killed, or the machine went down); run it again")
+            home.leave(run.run_id)
+            vanished.append(run.run_id)
+    return vanished
+
+
+@contextlib.contextmanager
+def clear_failures() -> Iterator[None]:
+    """What a person can put right fails a step with the remedy as its description, and is not tried again by itself."""
+    import dagster as dg
+    import duckdb
+
+    try:
+        yield
+    except OnefoldError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    except (OSError, sqlite3.Error, duckdb.Error) as error:
+        if remedy(str(error)) is None:
+            raise
+        raise dg.Failure(with_remedy(str(error)), allow_retries=False) from error
 
 
 def problems(result: "dg.ExecuteInProcessResult") -> list[str]:
@@ -50,7 +109,7 @@ def problems(result: "dg.ExecuteInProcessResult") -> list[str]:
             while cause and cause.cause:
                 cause = cause.cause
             text = (user.description if user and user.description else None) or (cause.message.strip() if cause else "failed")
-            found.append(f"{event.step_key}: {text}")
+            found.append(f"{event.step_key}: {with_remedy(text)}")
     return [*found, *_told(result, is_warning=False)]
 
 

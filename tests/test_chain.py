@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import random
 import shutil
 import signal
 import stat
@@ -21,8 +20,6 @@ from dagster_project.jobs import problems, run_job
 from dagster_project.lib import answers, dbt
 from dagster_project.lib.contracts import load_channels
 from dagster_project.lib.home import Home
-from dagster_project.lib.ingest import ingest_channel
-from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import State
 from simulator import SETTINGS, simulate
 
@@ -213,63 +210,12 @@ def test_a_full_rebuild_keeps_every_customer_id_and_gives_the_same_rows(copy: Ho
         assert _content(copy, table) == content, table
 
 
-def test_any_order_and_grouping_of_batches_gives_the_same_rows(company: Home, tmp_path: Path) -> None:
-    """Files of all channels in random order and three groups, with a refresh after each, against all at once."""
-    once = Home(tmp_path / "once").prepare()
-    (once.path / "onefold.yaml").write_text(SETTINGS)
-    shutil.copytree(company.landing, once.landing, dirs_exist_ok=True)
-    _ingest_and_build(once)
-    grouped = Home(tmp_path / "grouped").prepare()
-    (grouped.path / "onefold.yaml").write_text(SETTINGS)
-    files = [file for file in sorted(company.landing.glob("**/*")) if file.is_file()]
-    random.Random(3).shuffle(files)
-    for group in (files[::3], files[1::3], files[2::3]):
-        for file in group:
-            target = grouped.landing / file.relative_to(company.landing)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, target)
-        _ingest_and_build(grouped)
-    place = "_batch_id, _source_uri, _source_row, _version"  # a re-sent file stands for its first copy
-    for table in [f"cleaned.{name}" for name in ("crm_contacts", "orders_orders", "web_events", "wecom_contacts")]:
-        assert _content(grouped, table, place) == _content(once, table, place), table
-    for table in ("cleaned.events", "unified.consents", "unified.sessions"):
-        assert _content(grouped, table, "customer_id") == _content(once, table, "customer_id"), table
-    assert _partition(grouped) == _partition(once)
-    assert _by_members(grouped) == _by_members(once)
-
-
-def _ingest_and_build(home: Home) -> None:
-    for channel in load_channels(home).values():
-        ingest_channel(home, channel, Settings.of(home))
-    result = dbt.run(home, ["build", "--exclude-resource-type", "unit_test"], as_of=datetime(2026, 10, 31))
-    assert result.success, dbt.failures(result)
-
-
 def _content(home: Home, table: str, without: str = "") -> list[tuple]:
     with home.connect("test") as connection:
         names = [row[0] for row in connection.execute(f"describe {table}").fetchall()]
         dropped = {"_seq", *(name.strip() for name in without.split(","))}
         columns = ", ".join(name for name in names if name not in dropped)
         return connection.execute(f"select {columns} from {table} order by all").fetchall()
-
-
-def _partition(home: Home) -> set[tuple[str, ...]]:
-    return {
-        tuple(members)
-        for (members,) in _rows(home, "select list(node_id order by node_id) from identity.assignments group by customer_id")
-    }
-
-
-def _by_members(home: Home) -> list[tuple]:
-    """Customers by their first identifier instead of their id, which depends on what was known before."""
-    return _rows(
-        home,
-        """
-        select (select min(node_id) from identity.assignments as a where a.customer_id = c.customer_id) as member,
-            c.* exclude (customer_id, _seq)
-        from unified.customers as c order by member
-        """,
-    )
 
 
 # Quality gates ------------------------------------------------------------------------------------------------------
@@ -444,31 +390,6 @@ def test_served_tables_equal_the_warehouse(company: Home) -> None:
         assert _served(company, f"select count(*) from {table}") == _rows(company, f"select count(*) from {table}"), table
 
 
-def test_readers_see_whole_versions_while_refreshes_go_on(copy: Home) -> None:
-    """A process that opens the current version in a loop never fails, and its two tables always belong together."""
-    assert run_job(copy, "refresh", tags=AS_OF).success
-    program = f"""
-import duckdb, pathlib, sys
-link = pathlib.Path({str(copy.serving / "current")!r})
-seen = set()
-while not pathlib.Path({str(copy.path / "stop")!r}).exists():
-    with duckdb.connect(str(link / "onefold.duckdb"), read_only=True) as c:
-        refresh, = c.execute("select refresh from serving.version").fetchone()
-        measured, = c.execute("select max(refresh) from quality.metrics").fetchone()
-        events, = c.execute("select count(*) from unified.customer_events").fetchone()
-        assert refresh == measured and events > 0, (refresh, measured, events)
-        seen.add(refresh)
-print(len(seen))
-"""
-    reader = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for _ in range(2):
-        assert run_job(copy, "refresh", tags=AS_OF).success
-    (copy.path / "stop").touch()
-    output, errors = reader.communicate(timeout=60)
-    assert reader.returncode == 0, errors
-    assert int(output) >= 2
-
-
 # Ask ----------------------------------------------------------------------------------------------------------------
 
 
@@ -562,38 +483,3 @@ def test_a_dropped_file_reaches_published_audiences_by_itself(copy: Home) -> Non
             process.wait(timeout=30)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-
-
-def test_a_killed_refresh_is_repaired_by_running_again(company: Home, tmp_path: Path) -> None:
-    undisturbed, disturbed = _copy(company, tmp_path / "a"), _copy(company, tmp_path / "b")
-    for home in (undisturbed, disturbed):
-        _land(
-            home,
-            "web/events/more.jsonl",
-            [
-                {
-                    "event_id": f"m{n}",
-                    "event_name": "searched",
-                    "occurred_at": "2026-10-30T10:00:00Z",
-                    "user_id": f"U{10000 + n}",
-                }
-                for n in range(200)
-            ],
-        )
-        assert run_job(home, "ingest", channel=load_channels(home)["web"]).success
-    assert run_job(undisturbed, "refresh", tags=AS_OF).success
-    chance = random.Random(5)
-    for _ in range(3):
-        process = subprocess.Popen(
-            [*ONEFOLD, "--home", str(disturbed.path), "refresh", "--as-of", "2026-10-31"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        time.sleep(chance.uniform(6, 16))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    result = run_job(disturbed, "refresh", tags=AS_OF)
-    assert result.success, problems(result)
-    for table in ("cleaned.events", "identity.assignments", "unified.customers", "tags.customer_tags"):
-        assert _content(disturbed, table) == _content(undisturbed, table), table

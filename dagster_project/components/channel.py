@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import dagster as dg
 from pydantic import BaseModel
 
+from dagster_project.jobs import clear_failures
 from dagster_project.lib.contracts import ChannelContract, parse_channel, source_files
-from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
 from dagster_project.lib.ingest import EntityLoad, ingest_channel
 from dagster_project.lib.reingest import Again, reingest
@@ -68,15 +68,14 @@ class Channel(dg.Component):
         )
         def ingest(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
             home = Home.from_environment().prepare()
-            try:
+            home.attend(context.run.run_id)
+            with clear_failures():
                 # Who asks by hand has finished writing; a sensor or schedule cannot know.
                 automatic = {"dagster/sensor_name", "dagster/schedule_name"} & set(context.run.tags)
                 settings, loads = Settings.of(home), []
                 if again := context.run.tags.get(AGAIN_TAG):
                     loads = reingest(home, contract, settings, Again(**json.loads(again)))
                 loads += ingest_channel(home, contract, settings, settle=bool(automatic))
-            except OnefoldError as error:
-                raise dg.Failure(str(error), allow_retries=False) from error
             for spec in specs:
                 yield _result(_together([load for load in loads if load.table == spec.key.path[-1]]))
 

@@ -18,6 +18,7 @@ from dagster_dbt.core.dbt_cli_event import DbtCoreCliEventMessage
 from dagster_dbt.dbt_project_manager import NoopDbtProjectManager
 from google.protobuf.json_format import MessageToDict
 
+from dagster_project.jobs import clear_failures
 from dagster_project.lib import dbt as onefold_dbt
 from dagster_project.lib.home import Home
 from dagster_project.lib.progress import tell_dbt
@@ -60,6 +61,12 @@ class DbtInProcess(DbtProjectComponent):
 
     def execute(self, context: dg.AssetExecutionContext, dbt: DbtCliResource) -> Iterator[Any]:
         home = Home.from_environment().prepare()
+        home.attend(context.run.run_id)
+        with clear_failures():
+            home.keep_turn("refresh")
+            yield from self._build(context, home)
+
+    def _build(self, context: dg.AssetExecutionContext, home: Home) -> Iterator[Any]:
         given = context.run.tags.get(AS_OF_TAG)
         state = State(home)
         refresh = state.refresh(context.run.root_run_id or context.run.run_id, datetime.fromisoformat(given) if given else None)

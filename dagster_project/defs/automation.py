@@ -8,6 +8,7 @@ import hashlib
 
 import dagster as dg
 
+from dagster_project.jobs import PART_TAG, report_vanished
 from dagster_project.lib.contracts import ChannelContract, load_channels
 from dagster_project.lib.home import Home
 from dagster_project.lib.ingest import new_files
@@ -21,21 +22,21 @@ ingest = dg.define_asset_job(
     dg.AssetSelection.groups("staging"),
     description="Load what landed. Sensors run it for one channel at a time.",
     executor_def=dg.in_process_executor,
-    tags={"onefold/part": "ingest"},
+    tags={PART_TAG: "ingest"},
 )
 refresh = dg.define_asset_job(
     "refresh",
     _TABLES,
     description="Everything from cleaned events to a new serving version, from what the ledger holds.",
     executor_def=dg.in_process_executor,
-    tags={"onefold/part": "refresh"},
+    tags={PART_TAG: "refresh"},
 )
 publish = dg.define_asset_job(
     "publish",
     dg.AssetSelection.groups("deliveries"),
     description="Publish audience changes of the last finished refresh.",
     executor_def=dg.in_process_executor,
-    tags={"onefold/part": "publish"},
+    tags={PART_TAG: "publish"},
 )
 
 _UNFINISHED = [
@@ -90,6 +91,13 @@ def finished_refresh(context: dg.SensorEvaluationContext):
     return dg.RunRequest(run_key=f"publish-{last.number}")
 
 
+@dg.sensor(minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
+def vanished_runs(context: dg.SensorEvaluationContext):
+    """A run whose process was killed counts as failed, so that it holds up no other."""
+    vanished = report_vanished(Home.from_environment(), context.instance)
+    return dg.SkipReason(f"reported as failed: {', '.join(vanished)}" if vanished else "every run has its process")
+
+
 @dg.schedule(job=ingest, cron_schedule="0 * * * *", default_status=dg.DefaultScheduleStatus.RUNNING)
 def hourly_ingest(context: dg.ScheduleEvaluationContext):
     """Channels with remote folders, or with files that are still not loaded, each in a run of its own."""
@@ -113,4 +121,4 @@ def hourly_refresh(context: dg.ScheduleEvaluationContext):
 
 
 def _is_under_way(instance: dg.DagsterInstance, part: str) -> bool:
-    return bool(instance.get_runs(dg.RunsFilter(tags={"onefold/part": part}, statuses=_UNFINISHED), limit=1))
+    return bool(instance.get_runs(dg.RunsFilter(tags={PART_TAG: part}, statuses=_UNFINISHED), limit=1))

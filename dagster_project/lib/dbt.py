@@ -2,9 +2,11 @@
 
 import hashlib
 import importlib.util
+import itertools
 import json
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ from typing import Any
 import yaml
 
 from dagster_project.lib.contracts import load_channels
-from dagster_project.lib.errors import OnefoldError
+from dagster_project.lib.errors import OnefoldError, with_remedy
 from dagster_project.lib.home import PROJECT_ROOT, Home, transaction
 from dagster_project.lib.ingest import learn_values, next_sequence, prepare_warehouse
 from dagster_project.lib.settings import Settings
@@ -69,7 +71,9 @@ def parse(home: Home) -> Any:
         target(home).mkdir(parents=True, exist_ok=True)
         for old in target(home).glob(".????????????????"):
             old.unlink()
-        parsed.write(str(written))
+        draft = written.with_name(f".manifest-{os.getpid()}.json")  # another process may read it just now
+        parsed.write(str(draft))
+        draft.replace(written)
         mark.touch()
     return parsed
 
@@ -101,7 +105,11 @@ def run(
     manifest = parse(home)
     with _LOCK, home.writing(f"dbt {arguments[0]}"):
         with home.connect("dbt") as connection:
-            prepare_warehouse(connection, load_channels(home))
+            for name, channel in load_channels(home).items():
+                try:
+                    prepare_warehouse(connection, {name: channel})
+                except OnefoldError as error:  # its ingestion fails for it; the others are not held up
+                    log.warning("channel %s: %s", name, error)
             seq = next_sequence(connection)
             if arguments[0] in _WRITING:
                 refresh = (variables or {}).get("refresh", 0)
@@ -336,11 +344,20 @@ def target(home: Home) -> Path:
 
 
 def failures(result: Any) -> str:
-    """What went wrong in a dbt command, in dbt's own words."""
+    """What went wrong in a dbt command, a line for each node, in the database's words but without values of the data."""
     if result.exception:
-        return str(result.exception)
+        return with_remedy(str(result.exception))
     broken = [r for r in getattr(result.result, "results", []) if r.status in ("error", "fail", "runtime error")]
-    return "\n".join(f"{r.node.name}: {r.message}" for r in broken) or "dbt failed"
+    return with_remedy("\n".join(f"{r.node.name}: {_words(r.message or r.status)}" for r in broken) or "dbt failed")
+
+
+def _words(message: str) -> str:
+    """dbt's message in one line, without the excerpt of the SQL and, where rows were at work, without quoted values."""
+    lines = itertools.takewhile(lambda line: not line.startswith("LINE "), (line.strip() for line in message.splitlines()))
+    text = " ".join(line for line in lines if line)
+    if text.startswith("Compilation Error"):
+        return text
+    return re.sub(r"""'[^']*'|"[^"]*: [^"]*"|"[^"]*@[^"]*\"""", "'…'", text)
 
 
 def manifest(home: Home) -> dict[str, Any]:

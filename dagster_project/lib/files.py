@@ -4,7 +4,6 @@ import functools
 import hashlib
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,9 +58,8 @@ class LandedFile:
                 raise UnreachableError(f"{self.uri}: is gone since it was listed; land it again if it is still wanted")
             yield self.path
             return
-        home.temporary.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=home.temporary) as folder:
-            copy = Path(folder) / self.uri.rsplit("/", 1)[-1]
+        with home.scratch() as folder:
+            copy = folder / self.uri.rsplit("/", 1)[-1]
             try:
                 with self.store.open(self.name, "rb") as remote, copy.open("wb") as target:
                     shutil.copyfileobj(remote, target, 1 << 20)

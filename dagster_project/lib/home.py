@@ -6,16 +6,18 @@ import logging
 import os
 import secrets
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import IO
 
 import duckdb
 
-from dagster_project.lib.errors import OnefoldError
+from dagster_project.lib.errors import OnefoldError, remedy
 
 log = logging.getLogger("onefold")
 
@@ -76,7 +78,9 @@ class Home:
         shipped = PROJECT_ROOT / "dagster_project" / "dagster.yaml"
         installed = self.dagster / "dagster.yaml"
         if not installed.exists() or installed.read_bytes() != shipped.read_bytes():
-            shutil.copyfile(shipped, installed)
+            draft = installed.with_name(f".{os.getpid()}")  # another process may read it just now
+            shutil.copyfile(shipped, draft)
+            draft.replace(installed)
         return self
 
     @cached_property
@@ -88,6 +92,7 @@ class Home:
         if not file.exists():
             self.path.mkdir(parents=True, exist_ok=True)
             draft = file.with_suffix(f".{os.getpid()}")
+            draft.unlink(missing_ok=True)  # of a killed process that had the same number
             with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
                 handle.write(secrets.token_hex(32))
             with contextlib.suppress(FileExistsError):  # another process was first: its key is the key
@@ -108,35 +113,103 @@ class Home:
         Raises:
             OnefoldError: another writer still holds the lock after `patience` seconds.
         """
+        with self._holding(self.path / ".lock", purpose, patience) as is_outermost:
+            if is_outermost:  # nobody else writes: what lies there was spilt by a killed process
+                shutil.rmtree(self.temporary / "spill", ignore_errors=True)
+            yield
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder for as long as it is used; those of killed processes are removed."""
+        self.temporary.mkdir(parents=True, exist_ok=True)
+        for left_behind in self.temporary.glob("scratch-*"):
+            with contextlib.suppress(OSError), _locked_folder(left_behind):
+                shutil.rmtree(left_behind)
+        with tempfile.TemporaryDirectory(prefix="scratch-", dir=self.temporary) as folder, _locked_folder(Path(folder)):
+            yield Path(folder)
+
+    @contextlib.contextmanager
+    def turn(self, purpose: str, patience: float = 600.0) -> Iterator[None]:
+        """Hold the home's one turn to refresh or publish, from the first step to the last; re-entrant within a thread.
+
+        Between its steps a refresh lets other writers go on, but another refresh would replace the tables under it.
+
+        Raises:
+            OnefoldError: another process still has its turn after `patience` seconds.
+        """
+        with self._holding(self.path / ".turn", purpose, patience):
+            yield
+
+    def keep_turn(self, purpose: str) -> None:
+        """Take the turn until this process ends, unless it has it: for a step, which cannot know when its run ends."""
+        if self.path / ".turn" not in _HELD:
+            _KEPT.enter_context(self.turn(purpose))
+
+    def attend(self, run_id: str) -> None:
+        """Show, until this process ends however it ends, that it carries out a Dagster run."""
+        if run_id not in _ATTENDED:
+            self._attendance.mkdir(parents=True, exist_ok=True)
+            handle = (self._attendance / run_id).open("a")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            _ATTENDED[run_id] = handle
+
+    def leave(self, run_id: str) -> None:
+        """Say that a run has ended and that Dagster knows."""
+        if handle := _ATTENDED.pop(run_id, None):
+            handle.close()
+        (self._attendance / run_id).unlink(missing_ok=True)
+
+    def is_attended(self, run_id: str) -> bool | None:
+        """Whether a process carries out a run; None if none ever said so."""
+        try:
+            with (self._attendance / run_id).open("r+") as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return None
+        except BlockingIOError:
+            return True
+        return False
+
+    @property
+    def _attendance(self) -> Path:
+        return self.dagster / "attended"
+
+    @contextlib.contextmanager
+    def _holding(self, file: Path, purpose: str, patience: float) -> Iterator[bool]:
+        """Hold a lock file; gives whether this process did not hold it yet."""
         self.path.mkdir(parents=True, exist_ok=True)
-        threads = _THREADS.setdefault(self.path, threading.RLock())
+        threads = _THREADS.setdefault(file, threading.RLock())
         if not threads.acquire(timeout=patience):
             raise OnefoldError(f"{self.path}: another thread still writes after {patience:.0f} s; run again when it has ended")
         try:
-            if self.path in _HELD:
-                yield
+            if file in _HELD:
+                yield False
                 return
-            with (self.path / ".lock").open("a+") as handle:
+            with file.open("a+") as handle:
                 _acquire(handle, self.path, patience)
-                _HELD.add(self.path)
-                handle.seek(0)
-                handle.truncate()
-                handle.write(f"{purpose} (process {os.getpid()})")
-                handle.flush()
+                _HELD.add(file)
                 try:
-                    yield
+                    handle.seek(0)
+                    handle.truncate()
+                    handle.write(f"{purpose} (process {os.getpid()})")
+                    handle.flush()
+                    yield True
                 finally:
-                    _HELD.discard(self.path)
+                    _HELD.discard(file)
                     fcntl.flock(handle, fcntl.LOCK_UN)
         finally:
             threads.release()
 
     @contextlib.contextmanager
     def connect(self, purpose: str, patience: float = 600.0) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Open the warehouse for writing, under the lock, with UTC as the session's time zone."""
+        """Open the warehouse for writing, under the lock, with UTC as the session's time zone.
+
+        Raises:
+            OnefoldError: another writer holds the lock, or a program that knows no lock has the file open.
+        """
         with self.writing(purpose, patience):
             self.temporary.mkdir(parents=True, exist_ok=True)
-            connection = duckdb.connect(str(self.warehouse))
+            connection = self._open()
             try:
                 self.warehouse.chmod(0o600)  # it holds contact data
                 connection.execute("set TimeZone = 'UTC'")
@@ -144,6 +217,18 @@ class Home:
                 yield connection
             finally:
                 connection.close()
+
+    def _open(self) -> duckdb.DuckDBPyConnection:
+        deadline = time.monotonic() + _GLANCE
+        while True:
+            try:
+                return duckdb.connect(str(self.warehouse))
+            except duckdb.IOException as error:
+                if "Could not set lock" not in str(error):
+                    raise
+                if time.monotonic() > deadline:
+                    raise OnefoldError(remedy(str(error))) from error
+                time.sleep(0.2)
 
 
 @contextlib.contextmanager
@@ -158,9 +243,23 @@ def transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     connection.execute("commit")
 
 
-# The homes that this process holds, and who of its threads may: flock alone knows processes only.
+# The lock files that this process holds, and who of its threads may: flock alone knows processes only.
 _HELD: set[Path] = set()
 _THREADS: dict[Path, threading.RLock] = {}
+_KEPT = contextlib.ExitStack()  # never closed: the operating system does it
+_ATTENDED: dict[str, IO[str]] = {}
+_GLANCE = 5.0  # seconds; somebody who only looked into the warehouse with another program is waited for
+
+
+@contextlib.contextmanager
+def _locked_folder(folder: Path) -> Iterator[None]:
+    """Hold a folder; another process that does raises BlockingIOError."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _acquire(handle, home: Path, patience: float) -> None:

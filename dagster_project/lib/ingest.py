@@ -15,7 +15,7 @@ import duckdb
 
 from dagster_project.lib import mapping, reading
 from dagster_project.lib.contracts import STAGING_TYPES, ChannelContract, Entity, Source
-from dagster_project.lib.errors import OnefoldError
+from dagster_project.lib.errors import OnefoldError, remedy
 from dagster_project.lib.files import LandedFile, UnreachableError, content_hash, landed_files, without_credentials
 from dagster_project.lib.home import Home, quoted, transaction
 from dagster_project.lib.phones import learn_phones
@@ -254,6 +254,8 @@ class Batch:
                     except UnreachableError:
                         raise
                     except OnefoldError as error:
+                        if remedy(str(error.__cause__)):  # a full disk is no fault of the file
+                            raise
                         if self.replaces:
                             load.refused.append((self.file.uri, f"{error}; its rows are as they were loaded before"))
                         else:

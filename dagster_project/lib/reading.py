@@ -87,7 +87,7 @@ def _split_rows(connection, columns: list[str], source: Source) -> None:
         )
 
 
-def without_values(error: duckdb.Error) -> str:
+def without_values(error: Exception) -> str:
     """An error of DuckDB in one line, without the values it quotes: they may be contact data, and this is shown and logged."""
     return re.sub(r"'[^']*'", "'…'", str(error).strip().splitlines()[0])
 

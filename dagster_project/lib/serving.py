@@ -8,7 +8,6 @@ import hashlib
 import itertools
 import json
 import logging
-import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 
 import duckdb
 
-from dagster_project.lib.home import Home, quoted
+from dagster_project.lib.home import Home, quoted, transaction
 from dagster_project.lib.quality import require_proof
 from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import Refresh
@@ -88,8 +87,8 @@ def serve(home: Home, tables: list[PublicTable], refresh: Refresh, settings: Set
         for left_behind in home.serving.glob(".building-*"):  # by a run that was killed
             shutil.rmtree(left_behind)
         draft.mkdir(parents=True, mode=0o700)
-        previous = _parts_of(home.serving / "current")
-        parts = _write_parts(home, connection, tables, previous)
+        previous = _parts_of(home.serving / "current") if _is_its_own(connection, home.serving / "current") else {}
+        parts = _write_parts(home, connection, tables, previous, started)
         for flavour, file in (("masked", "onefold.duckdb"), ("private", "onefold_private.duckdb")):
             _write_file(connection, draft / file, flavour, tables, parts, refresh)
         (draft / "parts.json").write_text(json.dumps(parts, indent=1))
@@ -98,6 +97,7 @@ def serve(home: Home, tables: list[PublicTable], refresh: Refresh, settings: Set
         draft.chmod(0o755)
         version = home.serving / "versions" / f"{refresh.number:08}-{started}"
         version.parent.mkdir(exist_ok=True)
+        _note_version(connection, version)
         draft.rename(version)
         _switch(home.serving / "current", version)
         _remove_old(home, settings, version)
@@ -118,8 +118,25 @@ def served_publications(home: Home) -> int:
         return connection.execute("select count(*) from audiences.publications").fetchone()[0]
 
 
-def _write_parts(home: Home, connection, tables: list[PublicTable], previous: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Parquet parts of the large tables, by '<flavour>/<table>'; a part whose rows did not change is kept as it is."""
+def _is_its_own(connection, current: Path) -> bool:
+    """Whether this warehouse made the current version: the numbers of another, or of a backup, mean other rows."""
+    connection.execute("create table if not exists staging._served (version varchar)")
+    return (current.resolve().name,) in connection.execute("select version from staging._served").fetchall()
+
+
+def _note_version(connection, version: Path) -> None:
+    with transaction(connection):
+        connection.execute("delete from staging._served")
+        connection.execute("insert into staging._served values (?)", [version.name])
+
+
+def _write_parts(
+    home: Home, connection, tables: list[PublicTable], previous: dict[str, list[str]], started: int
+) -> dict[str, list[str]]:
+    """Parquet parts of the large tables, by '<flavour>/<table>'; a part whose rows did not change is kept as it is.
+
+    A part is never written again under the same name, as readers of older versions come back to it.
+    """
     parts: dict[str, list[str]] = {}
     for table in tables:
         if table.name not in PARTED or not _exists(connection, table.name):
@@ -137,8 +154,11 @@ def _write_parts(home: Home, connection, tables: list[PublicTable], previous: di
             parts[key] = []
             fingerprint = hashlib.sha256(_columns(table, flavour).encode()).hexdigest()[:8]
             for name, seq, rows in state:
-                file = folder / f"{name}-{seq}-{rows}-{fingerprint}.parquet"
-                if not (file.exists() and str(file) in previous.get(key, [])):
+                rows_of = f"{name}-{seq}-{rows}-{fingerprint}-"
+                kept = (Path(file) for file in previous.get(key, []) if Path(file).name.startswith(rows_of))
+                file = next((part for part in kept if part.parent == folder and part.exists()), None)
+                if file is None:
+                    file = folder / f"{rows_of}{started}.parquet"
                     fresh = file.with_suffix(".part")
                     fresh.touch(mode=0o600)
                     connection.execute(
@@ -197,7 +217,7 @@ def _parts_of(version: Path) -> dict[str, list[str]]:
 
 def _switch(link: Path, version: Path) -> None:
     """Point the link to the version; a reader finds the old or the new one, never none."""
-    fresh = link.with_name(f".current-{os.getpid()}")
+    fresh = link.with_name(".current")  # one of its kind: the writer holds the lock
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(version.relative_to(link.parent))
     fresh.replace(link)

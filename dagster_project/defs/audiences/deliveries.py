@@ -5,10 +5,12 @@ from collections.abc import Iterator
 import dagster as dg
 import duckdb
 
+from dagster_project.jobs import clear_failures
 from dagster_project.lib import dbt, serving
-from dagster_project.lib.errors import OnefoldError
+from dagster_project.lib.errors import OnefoldError, with_remedy
 from dagster_project.lib.home import Home
 from dagster_project.lib.publish import Publication, audiences, publish
+from dagster_project.lib.reading import without_values
 from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import State
 
@@ -37,19 +39,26 @@ def deliveries() -> dg.Definitions:
     )
     def publish_audiences(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
         """Each audience on its own: one that is stopped does not hold up the others."""
-        home, state = Home.from_environment(), State(Home.from_environment())
+        home = Home.from_environment()
+        home.attend(context.run.run_id)
+        with clear_failures():
+            home.keep_turn("publish")
+            yield from _publish_all(context, home)
+
+    def _publish_all(context: dg.AssetExecutionContext, home: Home) -> Iterator[dg.MaterializeResult]:
+        state = State(home)
         refresh = state.last_finished_refresh()
         if refresh is None:
-            raise dg.Failure(
-                "no refresh has finished yet, so there is nothing to publish; run the job refresh", allow_retries=False
-            )
+            raise OnefoldError("no refresh has finished yet, so there is nothing to publish; run the job refresh")
         stopped = []
         for audience in exposed:
             try:
                 publication = publish(home, audience, refresh)
-            except (OnefoldError, duckdb.Error) as error:
-                context.log.error(str(error))
+            except OnefoldError as error:
                 stopped.append(str(error))
+                continue
+            except (OSError, duckdb.Error) as error:
+                stopped.append(f"{audience.name} is not published: {without_values(error)}")
                 continue
             yield dg.MaterializeResult(asset_key=["deliveries", audience.name], metadata=_metadata(publication))
         with home.connect("publications") as connection:
@@ -62,7 +71,7 @@ def deliveries() -> dg.Definitions:
             except OnefoldError as error:
                 stopped.append(f"memberships are not served: {error}")
         if stopped:
-            raise dg.Failure("\n".join(stopped), allow_retries=False)
+            raise OnefoldError(with_remedy("\n".join(stopped)))
         state.advance("published", refresh.number)
 
     return dg.Definitions(assets=[publish_audiences])

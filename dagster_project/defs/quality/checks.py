@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from dagster_project.jobs import clear_failures
 from dagster_project.lib import quality, quality_pages
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
@@ -16,17 +17,16 @@ def _check(suite: quality.Suite) -> dg.AssetChecksDefinition:
     )
     def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         home = Home.from_environment()
-        state = State(home)
-        refresh = state.begun_refresh(context.run.root_run_id or context.run.run_id)
-        if refresh is None:
-            raise dg.Failure("there is no refresh to judge yet; run the job refresh first", allow_retries=False)
-        since = state.approvals().get(suite.name)
-        try:
+        home.attend(context.run.run_id)
+        with clear_failures():
+            state = State(home)
+            refresh = state.begun_refresh(context.run.root_run_id or context.run.run_id)
+            if refresh is None:
+                raise OnefoldError("there is no refresh to judge yet; run the job refresh first")
+            since = state.approvals().get(suite.name)
             with home.connect(f"check {suite.name}") as connection:
                 verdict = quality.judge(connection, suite, refresh.number, since.number if since else 0)
                 page = quality_pages.write(home, connection, suite)
-        except OnefoldError as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
         return dg.AssetCheckResult(
             passed=verdict.success,
             severity=dg.AssetCheckSeverity.ERROR if suite.blocking else dg.AssetCheckSeverity.WARN,

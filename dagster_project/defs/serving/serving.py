@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from dagster_project.jobs import clear_failures
 from dagster_project.lib import dbt, serving
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
@@ -26,15 +27,14 @@ def served() -> dg.Definitions:
     )
     def current(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         home, state = Home.from_environment(), State(Home.from_environment())
-        refresh = state.begun_refresh(context.run.root_run_id or context.run.run_id)
-        if refresh is None:
-            raise dg.Failure("there is no refresh to serve yet; run the job refresh", allow_retries=False)
-        try:
+        home.attend(context.run.run_id)
+        with clear_failures():
+            refresh = state.begun_refresh(context.run.root_run_id or context.run.run_id)
+            if refresh is None:
+                raise OnefoldError("there is no refresh to serve yet; run the job refresh")
             version = serving.serve(home, tables, refresh, Settings.of(home))
-        except OnefoldError as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
-        state.finish_refresh(refresh)
-        dbt.note_finished_project(home)
+            state.finish_refresh(refresh)
+            dbt.note_finished_project(home)
         return dg.MaterializeResult(metadata=serving_metadata(version))
 
     return dg.Definitions(assets=[current])
