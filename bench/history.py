@@ -62,13 +62,13 @@ def people_of(events: int) -> int:
     return max(events // EVENTS_A_PERSON, 1)
 
 
-def write_history(landing: Path, events: int, until: datetime, seed: int = 1, a_file: int = 500_000) -> None:
-    """A year of `events` web events in files of `a_file`, with an order and a contact of each person."""
-    people = people_of(events)
-    for number, first in enumerate(range(0, events, a_file)):
-        write_events(
-            landing / "web" / "events" / f"history-{number:03}.jsonl", first, min(first + a_file, events), people, until, seed
-        )
+def write_history(landing: Path, events: int, until: datetime, seed: int = 1) -> None:
+    """A year of `events` web events, a file for each month, with an order and a contact of each person."""
+    people, span = people_of(events), timedelta(days=_DAYS / 12)
+    for month in range(12):
+        first, last = events * month // 12, events * (month + 1) // 12
+        file = landing / "web" / "events" / f"history-{month:02}.jsonl"
+        write_events(file, first, last, people, until - span * (11 - month), seed, span)
     window = {"until": until, "microseconds": _DAYS * 86_400_000_000, "seed": seed, "first": 0, "last": people}
     _write(landing / "orders" / "orders" / "history.jsonl", _ORDER.format(**window))
     _write(landing / "crm" / "contacts" / "history.jsonl", _CONTACT.format(**window))

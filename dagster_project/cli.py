@@ -212,6 +212,51 @@ def dev(home: Home, port: int) -> None:
 
 
 @main.command()
+@click.option("--interval", default=0.5, show_default=True, help="Seconds between two looks at landing.")
+@click.option("--serve-every", default=60.0, show_default=True, help="Under load, seconds between two serving versions.")
+@click.option("--until-idle", is_flag=True, help="End when nothing new is left.")
+@click.option("--json", "as_json", is_flag=True, help="A line of JSON for each pass.")
+@click.pass_obj
+def live(home: Home, interval: float, serve_every: float, until_idle: bool, as_json: bool) -> None:
+    """Carry new files to the audiences continuously, in one warm process; Ctrl-C stops it.
+
+    Sensors of `onefold dev` leave files to it as long as it runs, and the Dagster UI shows what it did.
+
+    Example: onefold live --interval 0.2
+    """
+    import dagster as dg
+
+    from dagster_project.jobs import report_pass
+    from dagster_project.lib.live import Live
+
+    os.environ["DAGSTER_HOME"] = str(home.prepare().dagster)
+    with dg.DagsterInstance.get() as instance:
+        process = Live(home, lambda done: report_pass(instance, done), serve_every)
+        process.warm_up()
+        terminal.problems.print(f"watching {home.landing} (Ctrl-C stops)")
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            for done in process.passes(interval, until_idle):
+                moved = sum(p.added + p.removed for p in done.publications)
+                content = {
+                    "refresh": done.refresh.number,
+                    "rows": done.rows,
+                    "audience_changes": moved,
+                    "ledger_at": done.ledger_at,
+                    "seconds": {part: round(taken, 3) for part, taken in done.seconds.items()},
+                    "problems": done.problems,
+                }
+                if as_json:
+                    click.echo(json.dumps(content))
+                    continue
+                took = sum(done.seconds.values())
+                told = f"{done.rows:,} rows, {moved:,} audience changes in {took:.1f} s (refresh {done.refresh.number})"
+                terminal.answers.print(told, *(f"[red]{escape(problem)}[/red]" for problem in done.problems), sep="\n")
+        except KeyboardInterrupt:
+            process.serve()
+
+
+@main.command()
 @as_json_option
 @click.pass_obj
 def status(home: Home, as_json: bool) -> None:
@@ -431,6 +476,88 @@ def dbt_command(home: Home, arguments: tuple[str, ...]) -> None:
         result = dbt.run(home.prepare(), list(arguments), quiet=False)
     if not result.success:
         sys.exit(1)
+
+
+@main.group(cls=_Group)
+def bench() -> None:
+    """Benchmarks of this machine; the ratios within one run are what counts."""
+
+
+def _bench_folder(home: Home) -> Path:
+    return home.temporary / "bench"
+
+
+@bench.command("ingest")
+@click.option("--events", default=1_000_000, show_default=True)
+@click.option("--rounds", default=3, show_default=True, help="Turns of Onefold and DuckDB; pandas and dlt have one.")
+@click.option("--beside", default="duckdb,pandas,dlt", show_default=True, help="What to measure beside Onefold.")
+@as_json_option
+@click.pass_obj
+def bench_ingest(home: Home, events: int, rounds: int, beside: str, as_json: bool) -> None:
+    """JSON events through the whole of ingestion, beside bare DuckDB, pandas and dlt reading them.
+
+    Example: onefold bench ingest --events 200000 --beside duckdb
+    """
+    from bench import ingest as benchmark
+
+    others = tuple(name for name in beside.split(",") if name)
+    if unknown := set(others) - set(benchmark.BESIDE):
+        raise OnefoldError(f"--beside knows {', '.join(benchmark.BESIDE)}, not {', '.join(sorted(unknown))}")
+    content = benchmark.run(_bench_folder(home), events, rounds, others, _tell)
+    answer(as_json, content, table(f"{events:,} JSON events, {content['megabytes']} MB", content["results"]))
+
+
+@bench.command("refresh")
+@click.option("--sizes", default="100000,1000000,5000000", show_default=True, help="Events of history.")
+@click.option("--increments", default=3, show_default=True, help="Times that a thousand events are added at each size.")
+@as_json_option
+@click.pass_obj
+def bench_refresh(home: Home, sizes: str, increments: int, as_json: bool) -> None:
+    """A whole build, then a thousand new events, at growing sizes of history; where the time goes.
+
+    Example: onefold bench refresh --sizes 20000,100000
+    """
+    from bench import refresh as benchmark
+
+    wanted = tuple(int(size) for size in sizes.split(","))
+    content = benchmark.run(_bench_folder(home), wanted, increments, _tell)
+    shown = [
+        {
+            "events": r["events"],
+            "ingest_s": r["full"]["ingest"],
+            "full_s": r["full"]["seconds"],
+            "to_linear": r["full_to_linear"],
+            "peak_gib": r["full"]["peak_gib"],
+            "increment_s": r["increment"]["seconds"],
+            "to_least": r["increment_to_least"],
+            "serve_s": r["increment"]["serve"],
+        }
+        for r in content["results"]
+    ]
+    parts = [{"events": r["events"], **r["increment"]["parts"]} for r in content["results"]]
+    answer(as_json, content, table("Builds", shown), table(f"Seconds of {content['batch']:,} new events, by part", parts))
+
+
+@bench.command("live")
+@click.option("--events", default=1_000_000, show_default=True, help="Events of history.")
+@click.option("--files", default=20, show_default=True, help="Files of a thousand events, one after the other.")
+@click.option("--settle", default=2.0, show_default=True, help="landing_settle_seconds; part of the time.")
+@as_json_option
+@click.pass_obj
+def bench_live(home: Home, events: int, files: int, settle: float, as_json: bool) -> None:
+    """From a landed file to the audience ledger in the continuous mode.
+
+    Example: onefold bench live --events 100000 --files 5
+    """
+    from bench import live as benchmark
+
+    content = benchmark.run(_bench_folder(home), events, files, settle, _tell)
+    whole = [{key: content[key] for key in ("events", "files", "settle_seconds", "median", "percentile_95")}]
+    answer(as_json, content, table("Seconds from file to ledger", whole), table("by part", [content["parts"]]))
+
+
+def _tell(what: str) -> None:
+    terminal.problems.print(what)
 
 
 def _simulate(home: Home, people: int, days: int, seed: int, until: date) -> dict[str, int]:

@@ -15,6 +15,8 @@ from dagster_project.lib.home import Home
 if TYPE_CHECKING:
     import dagster as dg
 
+    from dagster_project.lib.live import Pass
+
 PART_TAG = "onefold/part"  # ingest, refresh, publish: runs of our jobs
 _BEGINNING = 60  # seconds in which a run that Dagster launched comes to its first step
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -80,6 +82,42 @@ def report_vanished(home: Home, instance: "dg.DagsterInstance") -> list[str]:
             home.leave(run.run_id)
             vanished.append(run.run_id)
     return vanished
+
+
+def report_pass(instance: "dg.DagsterInstance", done: "Pass") -> None:
+    """Tell Dagster what the continuous mode did, as materialisations and check results; sensors on assets see them."""
+    import dagster as dg
+
+    seconds = {f"seconds_{part}": round(taken, 2) for part, taken in done.seconds.items()}
+    events: list[dg.AssetMaterialization | dg.AssetCheckEvaluation] = [
+        dg.AssetMaterialization(
+            ["staging", load.table],
+            metadata={"rows_read": load.read, "rows_accepted": load.accepted, "rows_rejected": load.rejected},
+        )
+        for load in done.loads
+        if load.files or load.refused
+    ]
+    events += [dg.AssetMaterialization(table.split("/"), metadata={"refresh": done.refresh.number}) for table in done.built]
+    events += [
+        dg.AssetCheckEvaluation(
+            asset_key=dg.AssetKey(verdict.suite.asset.split("/")),
+            check_name=verdict.suite.name,
+            passed=verdict.success,
+            severity=dg.AssetCheckSeverity.ERROR if verdict.suite.blocking else dg.AssetCheckSeverity.WARN,
+            description="; ".join(verdict.changed) or None,
+            metadata={"refresh": done.refresh.number},
+        )
+        for verdict in done.verdicts
+    ]
+    events += [
+        dg.AssetMaterialization(
+            ["deliveries", publication.audience],
+            metadata={"version": publication.version, "members": publication.members, **seconds},
+        )
+        for publication in done.publications
+    ]
+    for event in events:
+        instance.report_runless_asset_event(event)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from dagster_project.jobs import PART_TAG, report_vanished
 from dagster_project.lib.contracts import ChannelContract, load_channels
 from dagster_project.lib.home import Home
 from dagster_project.lib.ingest import new_files
+from dagster_project.lib.live import RUN
 from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import State
 
@@ -39,6 +40,7 @@ publish = dg.define_asset_job(
     tags={PART_TAG: "publish"},
 )
 
+_LEFT_TO_IT = dg.SkipReason("the continuous mode is running (onefold live)")
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -55,23 +57,32 @@ def channel_assets(channel: ChannelContract) -> list[dg.AssetKey]:
 def landing_files(context: dg.SensorEvaluationContext):
     """A complete new file in a channel's landing folder starts the channel's ingestion, in a run of its own."""
     home = Home.from_environment()
+    if home.is_attended(RUN):
+        return _LEFT_TO_IT
+    requests = []
     for channel in load_channels(home).values():
         files = new_files(home, channel, Settings.of(home))
         if files:
             # With the contract: a file that was refused comes again when its mapping is corrected.
             contract = "|".join(entity.fingerprint for entity in channel.entities.values())
             named = contract + "|".join("/".join(map(str, file.identity)) for file in files)
-            yield dg.RunRequest(
-                run_key=f"{channel.channel}-{hashlib.sha256(named.encode()).hexdigest()[:16]}",
-                asset_selection=channel_assets(channel),
-                tags={"onefold/channel": channel.channel, "onefold/files": str(len(files))},
+            requests.append(
+                dg.RunRequest(
+                    run_key=f"{channel.channel}-{hashlib.sha256(named.encode()).hexdigest()[:16]}",
+                    asset_selection=channel_assets(channel),
+                    tags={"onefold/channel": channel.channel, "onefold/files": str(len(files))},
+                )
             )
+    return requests
 
 
 @dg.sensor(job=refresh, minimum_interval_seconds=5, default_status=dg.DefaultSensorStatus.RUNNING)
 def loaded_batches(context: dg.SensorEvaluationContext):
     """When batches were loaded that no refresh has taken in, and no ingestion is under way, refresh."""
-    state = State(Home.from_environment())
+    home = Home.from_environment()
+    if home.is_attended(RUN):
+        return _LEFT_TO_IT
+    state = State(home)
     loaded = state.progress("loaded")
     if loaded <= state.progress("refreshed"):
         return dg.SkipReason("every loaded batch has been taken in")
@@ -84,7 +95,10 @@ def loaded_batches(context: dg.SensorEvaluationContext):
 @dg.sensor(job=publish, minimum_interval_seconds=5, default_status=dg.DefaultSensorStatus.RUNNING)
 def finished_refresh(context: dg.SensorEvaluationContext):
     """A finished refresh publishes its audiences; one whose blocking checks failed does not finish."""
-    state = State(Home.from_environment())
+    home = Home.from_environment()
+    if home.is_attended(RUN):
+        return _LEFT_TO_IT
+    state = State(home)
     last = state.last_finished_refresh()
     if last is None or last.number <= state.progress("published"):
         return dg.SkipReason("the last finished refresh has been published")
@@ -104,7 +118,7 @@ def hourly_ingest(context: dg.ScheduleEvaluationContext):
     home = Home.from_environment()
     for channel in load_channels(home).values():
         is_remote = any(source.is_remote for entity in channel.entities.values() for source in entity.sources)
-        if is_remote or new_files(home, channel, Settings.of(home)):
+        if is_remote or (not home.is_attended(RUN) and new_files(home, channel, Settings.of(home))):
             yield dg.RunRequest(
                 run_key=f"{context.scheduled_execution_time.isoformat()}-{channel.channel}",
                 asset_selection=channel_assets(channel),

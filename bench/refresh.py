@@ -1,0 +1,96 @@
+"""What a refresh costs: the whole of a history, and then a thousand new events on top of it, at several sizes of history."""
+
+import shutil
+import statistics
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from bench.history import people_of, write_events, write_history
+from bench.measure import in_own_process, timed
+from dagster_project.lib.contracts import load_channels
+from dagster_project.lib.errors import OnefoldError
+from dagster_project.lib.home import Home
+from dagster_project.lib.ingest import ingest_channel
+from dagster_project.lib.live import Live, Pass
+from dagster_project.lib.settings import Settings
+
+SIZES = (100_000, 1_000_000, 5_000_000)
+BATCH = 1000  # new events of one increment
+
+
+def run(folder: Path, sizes: tuple[int, ...], increments: int, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Measure full builds and increments; times are seconds, those of increments medians.
+
+    Args:
+        folder: where to work; a home for each size lies there until the end.
+        sizes: events of history.
+        increments: how often a thousand events are added at each size; one more warms up and does not count.
+    """
+    results = []
+    for events in sizes:
+        home = folder / str(events)
+        shutil.rmtree(home, ignore_errors=True)
+        tell(f"{events:,} events: writing")
+        write_history(home / "landing", events, datetime.now())
+        tell(f"{events:,} events: loading and building all")
+        full = in_own_process("bench.refresh:full", home)
+        tell(f"{events:,} events: {increments} times {BATCH:,} more")
+        added = in_own_process("bench.refresh:increments", home, events, increments)
+        results.append({"events": events, "full": full, "increment": added})
+        shutil.rmtree(home)
+    first = results[0]
+    for result in results:
+        growth = result["events"] / first["events"]
+        result["full_to_linear"] = round(result["full"]["seconds"] / first["full"]["seconds"] / growth, 2)
+        result["increment_to_least"] = round(
+            result["increment"]["seconds"] / min(r["increment"]["seconds"] for r in results), 2
+        )
+    return {"increments": increments, "batch": BATCH, "results": results}
+
+
+def full(folder: str) -> dict[str, Any]:
+    """Load and refresh all of a home, as the jobs do."""
+    from dagster_project.jobs import problems, run_job
+
+    home = Home(Path(folder)).prepare()
+    channels = load_channels(home)
+    ingest, _ = timed(lambda: [ingest_channel(home, channels[name], Settings.of(home)) for name in ("web", "orders", "crm")])
+    seconds, result = timed(lambda: run_job(home, "refresh"))
+    if broken := problems(result):
+        raise OnefoldError("; ".join(broken))
+    return {"ingest": round(ingest, 1), "seconds": round(seconds, 1)}
+
+
+def increments(folder: str, events: str, count: str) -> dict[str, Any]:
+    """Add a thousand events of the last two days so many times, in one warm process, and serve after each."""
+    home = Home(Path(folder))
+    (home.path / "onefold.yaml").write_text("landing_settle_seconds: 0\n")
+    live = Live(home, report=lambda done: None)
+    live.warm_up()
+    passes, serving = [], []
+    for number in range(int(count) + 1):
+        land_batch(home, int(events), number)
+        done = live.once()
+        if done is None or done.problems:
+            raise OnefoldError("; ".join(done.problems) if done else "the new file was not seen")
+        passes.append(done)
+        serving.append(timed(live.serve)[0])
+    return summary(passes[1:]) | {"serve": round(statistics.median(serving[1:]), 2)}
+
+
+def land_batch(home: Home, events: int, number: int) -> Path:
+    """A file of a thousand new events, of the history's people and a few new ones, named when it is whole."""
+    first = 10**10 + number * BATCH
+    file = home.landing / "web" / "events" / f"new-{number:04}.jsonl"
+    people = people_of(events) * 102 // 100 + 1
+    now = datetime.now(UTC).replace(tzinfo=None)
+    write_events(file, first, first + BATCH, people, now, span=timedelta(days=2))
+    return file
+
+
+def summary(passes: list[Pass]) -> dict[str, Any]:
+    """Median seconds of passes, whole and by part."""
+    parts = {part: round(statistics.median(p.seconds[part] for p in passes), 2) for part in passes[0].seconds}
+    return {"seconds": round(statistics.median(sum(p.seconds.values()) for p in passes), 2), "parts": parts}
