@@ -1,6 +1,7 @@
 """Landing to staging: what is in a file is in the table, in the quarantine or counted, and never twice."""
 
 import json
+import unicodedata
 from collections import Counter
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -823,7 +824,8 @@ def test_every_row_of_a_file_is_accepted_rejected_or_a_duplicate(new_home, land,
 def test_text_comes_through_csv_and_json_lines_as_it_is(new_home, land, records):
     # What is valid, by the contract's words: an id, a time and a price that is one.
     valid = [r for r in records if r["thing_id"] and r["seen_at"] != "never" and r["price"] != "x"]
-    names = {(r["name"] or "").strip(" ") or None for r in valid}
+    spaces = "".join(chr(c) for c in range(0x3001) if unicodedata.category(chr(c)) == "Zs")
+    names = {(r["name"] or "").strip(spaces) or None for r in valid}
     found = []
     for ending in ("csv", "jsonl"):
         home = new_home()

@@ -7,7 +7,7 @@ copy or a killed run loads nothing twice and loses nothing.
 import contextlib
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -267,18 +267,20 @@ class Batch:
     def _stage(self, connection, path: Path, batch_id: str, content: str, load: EntityLoad) -> None:
         raw = reading.read_file(connection, path, self.source, self.home.temporary)
         mapped, unknown = mapping.mapped_sql(self.entity, self.source, raw.columns)
-        type_and_deduplicate(connection, self.entity, self.source, mapped, self.settings, raw.is_workbook)
-        counts = dict(connection.execute("select _verdict, count(*) from typed group by 1").fetchall())
-        records = sum(counts.values())
+        typed = map_rows(connection, self.entity, self.source, mapped, self.settings, raw.is_workbook)
+        records = connection.execute("select count(*) from mapped").fetchone()[0]
         in_filter = raw.records
         if self.source.filter and raw.columns:
             in_filter = connection.execute(f"select count(*) from raw where {self.source.filter}").fetchone()[0]
-        accepted, rejected, duplicate = (counts.get(v, 0) for v in ("accepted", "rejected", "duplicate"))
         with transaction(connection):
             connection.execute("delete from staging._loads where batch_id = ? and status = 'refused'", [batch_id])
             seq = next_sequence(connection)
             withdrawn = sum(withdraw(connection, batch, seq) for batch in self.replaces)
-            insert_accepted(connection, self.table, self.entity, batch_id, seq, f"'{quoted(self.file.uri)}'")
+            rows = f"({typed('_row is not null')}) where _reason is null"
+            insert_accepted(connection, self.table, self.entity, batch_id, seq, f"'{quoted(self.file.uri)}'", rows)
+            rejected, duplicate = self._set_aside(connection, typed, seq)
+            accepted = records - rejected - duplicate
+            learn_values(connection, f"(select * from staging.{self.table} where _seq = {seq})", self.entity, self.settings)
             self._quarantine(connection, batch_id)
             if not self.file.is_unchanged():
                 raise UnreachableError(f"{self.file.uri}: changed while it was read; the next run reads it again")
@@ -312,6 +314,34 @@ class Batch:
         load.duplicate += duplicate
         load.withdrawn += withdrawn
         load.unknown_columns |= set(unknown)
+
+    def _set_aside(self, connection, typed: Callable[[str], str], seq: int) -> tuple[int, int]:
+        """Take out what is twice in the file, and make the temporary table `typed` of the rows that are not accepted, with
+        their `_verdict`; how many were rejected, and how many are duplicates.
+
+        A duplicate has the same key and the same content as an earlier row of the same file. Nearly every row of a file is
+        accepted, so that only the others are looked at a second time.
+        """
+        mine = f"staging.{self.table} where _seq = {seq}"
+        connection.execute(
+            f"""
+            delete from {mine} and _source_row in (
+                select _source_row
+                from (
+                    select _source_row, row_number() over (partition by _payload_hash order by _source_row) as _copy
+                    from {mine} and _payload_hash in (select _payload_hash from {mine} group by 1 having count(*) > 1)
+                )
+                where _copy > 1);
+            create or replace temp table typed as
+            select *, case
+                when _reason is null or row_number() over (partition by _payload_hash order by _row) > 1 then 'duplicate'
+                else 'rejected' end as _verdict
+            from ({typed(f"_row not in (select _source_row from {mine})")})
+            """
+        )
+        return connection.execute(
+            "select count(*) filter (_verdict = 'rejected'), count(*) filter (_verdict = 'duplicate') from typed"
+        ).fetchone()
 
     def _quarantine(self, connection, batch_id: str) -> None:
         place = [batch_id, self.channel.channel, self.entity_name, self.source.name, self.file.uri]
@@ -366,7 +396,7 @@ class Batch:
         log.warning("%s refused: %s", self.file.uri, reason)
 
 
-def type_and_deduplicate(
+def map_rows(
     connection,
     entity: Entity,
     source: Source,
@@ -374,10 +404,11 @@ def type_and_deduplicate(
     settings: Settings,
     from_workbook: bool = False,
     is_whole_file: bool = True,
-) -> None:
-    """Make the temporary table `typed` of a mapped SELECT: typed columns and a `_verdict` for each row.
+) -> Callable[[str], str]:
+    """Make the temporary table `mapped` of a mapped SELECT.
 
-    A duplicate has the same key and the same content as an earlier row of the same file.
+    Returns:
+        What gives the typed SELECT (`mapping.typed_sql`) of those rows of `mapped` that a SQL condition names.
 
     Args:
         from_workbook: the rows come from a spreadsheet, whose numbers may be days.
@@ -387,7 +418,6 @@ def type_and_deduplicate(
         OnefoldError: an expression of the mapping does not run.
     """
     zone = source.time_zone or settings.default_time_zone
-    key = ", ".join(entity.key)
     try:
         connection.execute(f"create or replace temp table mapped as {mapped}")
     except duckdb.Error as error:
@@ -395,18 +425,7 @@ def type_and_deduplicate(
             f"the source '{source.name}' does not fit this file: {reading.without_values(error)}; correct its mapping"
         ) from error
     forms = forms_of(connection, entity, source, from_workbook, is_whole_file)
-    typed = mapping.typed_sql(entity, source, "select * from mapped", zone, forms)
-    connection.execute(
-        f"""
-        create or replace temp table typed as
-        select *, case
-            when _reason is not null then 'rejected'
-            when row_number() over (partition by {key}, _payload_hash, _reason is null order by _row) > 1 then 'duplicate'
-            else 'accepted' end as _verdict
-        from ({typed})
-        """
-    )
-    learn_values(connection, "(select * from typed where _verdict = 'accepted')", entity, settings)
+    return lambda condition: mapping.typed_sql(entity, source, f"select * from mapped where {condition}", zone, forms)
 
 
 def learn_values(connection, relation: str, entity: Entity, settings: Settings) -> None:
@@ -423,15 +442,15 @@ def learn_values(connection, relation: str, entity: Entity, settings: Settings) 
         learn_ip_addresses(connection, relation, addresses, settings)
 
 
-def insert_accepted(connection, table: str, entity: Entity, batch_id: str, seq: int, uri: str) -> None:
-    """Append the accepted rows of `typed` to a staging table; `uri` is a SQL expression."""
+def insert_accepted(connection, table: str, entity: Entity, batch_id: str, seq: int, uri: str, rows: str) -> None:
+    """Append rows of a typed SELECT to a staging table; `uri` is a SQL expression, `rows` what follows FROM."""
     columns = ", ".join(entity.columns)
     connection.execute(
         f"""
         insert into staging.{table} by name
         select {columns}, '{batch_id}' as _batch_id, {uri} as _source_uri, _row as _source_row,
             now()::timestamp as _loaded_at, _extra, _payload_hash, {seq} as _seq
-        from typed where _verdict = 'accepted'
+        from {rows}
         """
     )
 

@@ -51,6 +51,9 @@ def read_file(connection: duckdb.DuckDBPyConnection, path: Path, source: Source,
         OnefoldError: the file as a whole cannot be read.
     """
     file_format, compression = _format_of(path, source)
+    kinds = connection.execute("select table_type from information_schema.tables where table_name = 'raw'").fetchall()
+    for (kind,) in kinds:  # of the file before: a table does not take the place of a view
+        connection.execute(f"drop {'view' if kind == 'VIEW' else 'table'} temp.raw")
     connection.execute("create or replace temp table malformed (line bigint, reason varchar, payload varchar)")
     temporary.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=temporary) as folder:
@@ -247,7 +250,7 @@ def _read_json_lines(connection, path: Path, source: Source, file_format: str, c
     broken = "json is null or json_type(json) <> 'OBJECT'"
     if connection.execute(f"select count(*) from objects where {broken}").fetchone()[0]:
         _read_json_line_by_line(connection, text.path, text.compression)
-    return _raw_of_all_fields(connection)
+    return _raw_of_all_fields(connection, source)
 
 
 def _read_json(connection, path: Path, source: Source, file_format: str, compression: str, folder: Path) -> list[str]:
@@ -265,7 +268,7 @@ def _read_json(connection, path: Path, source: Source, file_format: str, compres
         drop table elements
         """
     )
-    return _raw_of_all_fields(connection)
+    return _raw_of_all_fields(connection, source)
 
 
 def _objects(text: TextFile, layout: str, ignore_errors: bool) -> str:
@@ -274,11 +277,12 @@ def _objects(text: TextFile, layout: str, ignore_errors: bool) -> str:
                                  compression = '{compression}')"""
 
 
-def _raw_of_all_fields(connection) -> list[str]:
+def _raw_of_all_fields(connection, source: Source) -> list[str]:
     names = connection.execute("select distinct unnest(json_keys(json)) as name from objects order by name").fetchall()
     if len(names) > MOST_COLUMNS:
         raise _too_wide(len(names))
-    return raw_from_objects(connection, [name for (name,) in names])
+    is_read_once = not (source.sql or source.filter or source.group_by or source.split)
+    return raw_from_objects(connection, [name for (name,) in names], is_read_once)
 
 
 def _read_json_line_by_line(connection, path: Path, compression: str) -> None:
@@ -300,10 +304,13 @@ def _read_json_line_by_line(connection, path: Path, compression: str) -> None:
     )
 
 
-def raw_from_objects(connection: duckdb.DuckDBPyConnection, names: list[str]) -> list[str]:
+def raw_from_objects(connection: duckdb.DuckDBPyConnection, names: list[str], is_read_once: bool = False) -> list[str]:
     """Make `raw` of the temporary table `objects` (_row, json).
 
     Keys that differ only in case are one column, as SQL does not tell them apart; an object's first of them counts.
+
+    Args:
+        is_read_once: leave `raw` a view, which takes the objects apart whenever it is read.
     """
     spellings: dict[str, list[int]] = {}
     for position, name in enumerate(names, 1):
@@ -315,9 +322,11 @@ def raw_from_objects(connection: duckdb.DuckDBPyConnection, names: list[str]) ->
     # All fields in one call: one call for each would parse the object as many times as it has fields.
     pointers = ", ".join(f"'{pointer(name)}'" for name in names)
     fetched = f"select _row, json_extract_string(json, [{pointers}]) as fields from objects" if names else "from objects"
-    connection.execute(
-        f"create or replace temp table raw as select _row{', ' if fields else ''}{fields} from ({fetched}) order by _row"
-    )
+    rows = f"select _row{', ' if fields else ''}{fields} from ({fetched})"
+    if is_read_once:
+        connection.execute(f"create or replace temp view raw as {rows}")
+    else:
+        connection.execute(f"create or replace temp table raw as {rows} order by _row")
     described = connection.execute("select column_name from (describe raw)").fetchall()
     return [name for (name,) in described if name != "_row"]
 

@@ -8,7 +8,7 @@ from dagster_project.lib import mapping, reading
 from dagster_project.lib.contracts import ChannelContract, Entity, Source
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home, transaction
-from dagster_project.lib.ingest import insert_accepted, next_sequence, prepare_warehouse, type_and_deduplicate
+from dagster_project.lib.ingest import insert_accepted, learn_values, map_rows, next_sequence, prepare_warehouse
 from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import State
 
@@ -100,18 +100,19 @@ def _replay(
         mapped, _ = mapping.mapped_sql(entity, rules, tuple(columns))
         workbooks = "select bool_and(regexp_matches(source_uri, '(?i)[.](xls[xmb]?|ods)$')) from waiting"
         from_workbook = connection.execute(workbooks).fetchone()[0]
-        type_and_deduplicate(connection, entity, source, mapped, settings, from_workbook, is_whole_file=False)
+        typed = map_rows(connection, entity, source, mapped, settings, from_workbook, is_whole_file=False)
     except OnefoldError as error:
         log.warning("%s: nothing replayed: %s", table, error)
         return Replay(table, tried, 0, str(error))
-    connection.execute("update typed set _verdict = 'accepted' where _verdict = 'duplicate'")
-    accepted = connection.execute("select count(*) from typed where _verdict = 'accepted'").fetchone()[0]
+    connection.execute(f"create or replace temp table typed as from ({typed('_row is not null')})")
+    accepted = connection.execute("select count(*) from typed where _reason is null").fetchone()[0]
     if not accepted:
         return Replay(table, tried, 0)
     with transaction(connection):
         seq = next_sequence(connection)
         batch_id = hashlib.sha256(f"{table}|replay|{seq}".encode()).hexdigest()[:16]
-        insert_accepted(connection, table, entity, batch_id, seq, "'quarantine'")
+        insert_accepted(connection, table, entity, batch_id, seq, "'quarantine'", "typed where _reason is null")
+        learn_values(connection, "typed", entity, settings)
         connection.execute(
             f"""
             update staging.{table} as s set _source_uri = w.source_uri, _source_row = w.source_row
@@ -122,7 +123,7 @@ def _replay(
         connection.execute(
             """
             update staging._rejected set replayed_in = ? where rowid in (
-                select quarantined from waiting join typed using (_row) where _verdict = 'accepted')
+                select quarantined from waiting join typed using (_row) where _reason is null)
             """,
             [batch_id],
         )
