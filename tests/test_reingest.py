@@ -306,7 +306,7 @@ def test_the_command_reads_again_and_the_next_refresh_rebuilds_by_itself(home: H
     assert _rows(home, "select count(*) from unified.customers") == [(1,)]
     _map(home, RIGHT)
     told = _commands("ingest --again orders/orders", "refresh")
-    assert "rows of orders/orders were withdrawn, so every model is built anew" in told
+    assert "rows of orders/orders were withdrawn: every model is built anew" in told
     assert _rows(home, "select count(*) from unified.customers") == [(4,)]
     # Once is enough: the refresh that finished has done with it.
     [(withdrawn,)] = _rows(home, "select max(withdrawn_seq) from staging._withdrawn")

@@ -116,7 +116,7 @@ def run(
                 # A rebuild of some models by hand leaves the others as they were; the steps of a refresh build all.
                 is_whole = refresh > 0 or not _SELECTING & {argument.split("=")[0] for argument in arguments}
                 if is_whole and arguments[0] in ("build", "run") and (tables := withdrawn(connection, home, refresh)):
-                    arguments = [*arguments, "--full-refresh"]
+                    arguments, variables = [*arguments, "--full-refresh"], {**(variables or {}), "withdrawn": True}
                     if refresh == 0 or built_refresh(connection) != refresh:
                         log.warning("rows of %s were withdrawn: every model is built anew, ids are kept", ", ".join(tables))
                 _note_build(connection, home, refresh, full="--full-refresh" in arguments and is_whole)

@@ -70,3 +70,10 @@
     {%- endfor -%}
     {{ return(dict(node.config.meta, description=node.description)) }}
 {%- endmacro %}
+
+{# Today's cut points are worked out again after rows were withdrawn: they were cut from purchases that never were. #}
+{% macro forget_cut_points() -%}
+    {%- if var('withdrawn', false) and is_incremental() -%}
+    delete from {{ this }} where computed_on = cast({{ as_of() }} as date)
+    {%- endif -%}
+{%- endmacro %}
