@@ -65,6 +65,21 @@ def test_an_order_that_loses_its_customer_leaves_the_customer_too(home: Home) ->
     ]
 
 
+def test_a_customer_left_while_identity_went_ahead_of_the_rest_is_worked_out_anew(home: Home) -> None:
+    def corrected(email: str, day: int) -> None:
+        row = _order("o1", email=email, updated_at=f"2025-03-{day:02}")
+        _land(home, f"orders/orders/{day}.csv", [row, _order(f"of {email}", email=email, updated_at="2025-03-01")])
+
+    corrected("one@example.com", 1)
+    _build(home)
+    for day, email in ((2, "two@example.com"), (3, "three@example.com")):  # as when a suite stops a refresh between its steps
+        corrected(email, day)
+        _build(home, "build", *MODELS, "--select", "path:models/cleaned", "path:models/identity")
+    _build(home)
+    orders = "select email, order_count from unified.customers order by email"
+    assert _rows(home, orders) == [("one@example.com", 1), ("three@example.com", 2), ("two@example.com", 1)]
+
+
 def test_a_full_rebuild_parts_what_only_a_corrected_record_had_joined(home: Home) -> None:
     together = {"contact_id": "k1", "user_id": "u1", "email": "one@example.com", "updated_at": "2025-01-01"}
     _land(home, "crm/contacts/a.csv", [together])

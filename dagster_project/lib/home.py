@@ -22,6 +22,7 @@ from dagster_project.lib.errors import OnefoldError, remedy
 log = logging.getLogger("onefold")
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
+MEMORY = "3GB"  # what DuckDB may take before it spills to disk, unless ONEFOLD_MEMORY says otherwise
 
 
 @dataclass(frozen=True)
@@ -213,6 +214,7 @@ class Home:
             try:
                 self.warehouse.chmod(0o600)  # it holds contact data
                 connection.execute("set TimeZone = 'UTC'")
+                connection.execute(f"set memory_limit = '{quoted(os.environ.get('ONEFOLD_MEMORY', MEMORY))}'")
                 connection.execute(f"set temp_directory = '{quoted(self.temporary / 'spill')}'")
                 yield connection
             finally:

@@ -25,15 +25,23 @@ stated as (
     inner join touched on touched.source_table = '{{ table }}' and touched.record_id = records.record_id
     {{ 'union all' if not loop.last }}
     {%- endfor %}
+),
+
+keyed as (
+    select md5(concat_ws('|', source_table, record_id, attribute)) as attribute_key, stated.* from stated
 )
 
 select
-    md5(concat_ws('|', source_table, record_id, attribute)) as attribute_key,
-    customer_id,
-    attribute,
-    value,
-    source_table,
-    record_id,
-    observed_at,
+    keyed.attribute_key,
+    keyed.customer_id,
+    {{ 'kept.customer_id' if is_incremental() else 'cast(null as string)' }} as previous_customer_id,
+    keyed.attribute,
+    keyed.value,
+    keyed.source_table,
+    keyed.record_id,
+    keyed.observed_at,
     {{ seq() }}
-from stated
+from keyed
+{%- if is_incremental() %}
+left join {{ this }} as kept on kept.attribute_key = keyed.attribute_key
+{%- endif %}

@@ -44,6 +44,11 @@ records as (
     select * from attributed
     union all
     select * from others
+),
+
+-- Whose the event was before: a customer who lost one has to be worked out anew.
+kept as (
+    select event_id, customer_id from {{ this }} where event_id in (select event_id from changed where is_changed)
 )
 {%- else -%}
 changed as (select fresh.*, true as is_changed from fresh),
@@ -54,6 +59,7 @@ records as (select * from attributed)
 select
     changed.event_id,
     records.customer_id,
+    {{ 'kept.customer_id' if is_incremental() else 'cast(null as string)' }} as previous_customer_id,
     changed.channel,
     changed.source_table,
     changed.record_id,
@@ -65,3 +71,6 @@ select
     {{ seq() }}
 from changed
 left join records on records.record_key = changed.event_id
+{%- if is_incremental() %}
+left join kept on kept.event_id = changed.event_id
+{%- endif %}

@@ -5,7 +5,11 @@
 with touched as (
     select customer_id from {{ ref('unified_customer_events') }} where {{ is_new() }}
     union
+    select previous_customer_id from {{ ref('unified_customer_events') }} where {{ is_new() }}
+    union
     select customer_id from {{ ref('unified_customer_attributes') }} where {{ is_new() }}
+    union
+    select previous_customer_id from {{ ref('unified_customer_attributes') }} where {{ is_new() }}
     union
     select customer_id from {{ ref('identity_records') }} where {{ is_new() }}
     union
