@@ -98,7 +98,7 @@ def _sessions(home: Home) -> list[tuple]:
 def _places(home: Home) -> list[tuple]:
     with home.connect("test") as connection:
         return connection.execute(
-            "select * exclude (previous_visitor_id, _seq) from unified.session_events order by all"
+            "select * exclude (previous_visitor_id, cut_from, _seq) from unified.session_events order by all"
         ).fetchall()
 
 

@@ -32,22 +32,45 @@
     end
 {%- endmacro %}
 
-{# Visitors with a changed event, also one that was another visitor's before, and those whose customer changed: which
-   session an order is credited to depends on all that the customer did. #}
+{# Visitors whose sessions have to be worked out anew, and from when on: where they were cut again; of one who lost an event,
+   all; and where a customer's acts or orders changed, all sessions that may be credited with an order near them. #}
 {% macro touched_visitors() -%}
-    select visitor_id from {{ ref('unified_session_events') }} where {{ is_new() }}
-    union
-    select previous_visitor_id from {{ ref('unified_session_events') }}
-    where {{ is_new() }} and previous_visitor_id is not null
-    union
-    select visitor_id from {{ ref('unified_customer_events') }}
-    where visitor_id is not null and customer_id in ({{ touched_customers() }})
+    {%- set idle, ever = var('session_idle_minutes', 30), "cast('1900-01-01' as timestamp)" -%}
+    select visitor_id, min(cut_from) as cut_from
+    from (
+        select visitor_id, cut_from from {{ ref('unified_session_events') }} where {{ is_new() }}
+        {%- if is_incremental() %}
+        union all
+        select previous_visitor_id, {{ ever }} from {{ ref('unified_session_events') }}
+        where {{ is_new() }} and previous_visitor_id is not null
+        union all
+        select places.visitor_id, places.session_started_at
+        from (
+            select customer_id, min(changed_at) as changed_at
+            from (
+                select customer_id, case when _is_revision then {{ ever }} else occurred_at end as changed_at
+                from {{ ref('unified_customer_events') }} where {{ is_new() }}
+                union all
+                select previous_customer_id, {{ ever }} from {{ ref('unified_customer_events') }} where {{ is_new() }}
+            ) as moments
+            where customer_id is not null
+            group by customer_id
+        ) as changed
+        inner join {{ ref('unified_customer_events') }} as acts on acts.customer_id = changed.customer_id
+        inner join {{ ref('unified_session_events') }} as places on places.event_id = acts.event_id
+        where acts.visitor_id is not null and acts.occurred_at >= {{ dbt.dateadd('minute', -idle, 'changed.changed_at') }}
+        {%- endif %}
+    ) as windows
+    group by visitor_id
 {%- endmacro %}
 
-{# Incremental strategy `visitors`: everything of a touched visitor is replaced, also by nothing. #}
+{# Incremental strategy `visitors`: the sessions of a touched visitor are replaced from the moment on, also by nothing. #}
 {% macro get_incremental_visitors_sql(arguments) %}
     {%- set target = arguments['target_relation'] -%}
     {%- set columns = get_quoted_csv(arguments['dest_columns'] | map(attribute='name')) -%}
-    delete from {{ target }} where visitor_id in ({{ touched_visitors() }});
+    delete from {{ target }} where session_id in (
+        select kept.session_id from {{ target }} as kept
+        inner join ({{ touched_visitors() }}) as touched on touched.visitor_id = kept.visitor_id
+        where kept.started_at >= touched.cut_from);
     insert into {{ target }} ({{ columns }}) select {{ columns }} from {{ arguments['temp_relation'] }}
 {%- endmacro %}

@@ -7,23 +7,46 @@
 {%- set in_order = 'order by occurred_at, event_id' %}
 
 with fresh as (
-    select event_id, visitor_id, _is_revision from {{ ref('unified_customer_events') }} where {{ is_new() }}
+    select event_id, visitor_id, occurred_at, _is_revision from {{ ref('unified_customer_events') }} where {{ is_new() }}
 ),
 
--- All of a visitor with a new event is cut again: a late one may join two sessions, or part one.
+changed as (
+    select visitor_id, min(occurred_at) as changed_at
+    from (
+        select visitor_id, occurred_at from fresh where visitor_id is not null
+        {%- if is_incremental() %}
+        union all
+        select visitor_id, occurred_at from {{ this }} where event_id in (select event_id from fresh where _is_revision)
+        {%- endif %}
+    ) as changes
+    group by visitor_id
+),
+
+-- A visitor is cut again from the first session on that a changed event may join or part: one that goes on until less than the
+-- idle time before it. What is older stays as it is.
 touched as (
-    select visitor_id from fresh where visitor_id is not null
-    {% if is_incremental() -%}
-    union
-    select visitor_id from {{ this }} where event_id in (select event_id from fresh where _is_revision)
-    {%- endif %}
+    select visitor_id, min(moment) as cut_from
+    from (
+        select visitor_id, changed_at as moment from changed
+        {%- if is_incremental() %}
+        union all
+        select kept.visitor_id, kept.session_started_at
+        from {{ this }} as kept
+        inner join changed on changed.visitor_id = kept.visitor_id
+        where kept.occurred_at >= {{ dbt.dateadd('minute', -idle, 'changed.changed_at') }}
+            and kept.occurred_at >= (select {{ dbt.dateadd('minute', -idle, 'min(changed_at)') }} from changed)
+        {%- endif %}
+    ) as moments
+    group by visitor_id
 ),
 
 events as (
-    select event_id, visitor_id, occurred_at, duration_seconds, {{ campaign() }} as campaign,
-        {{ 'cast(occurred_at_local as date)' if var('session_cut_at_midnight', false) else 'cast(null as date)' }} as local_date
-    from {{ ref('unified_customer_events') }}
-    where visitor_id in (select visitor_id from touched)
+    select events.event_id, events.visitor_id, events.occurred_at, events.duration_seconds, {{ campaign() }} as campaign,
+        {{ 'cast(events.occurred_at_local as date)' if var('session_cut_at_midnight', false) else 'cast(null as date)' }} as local_date,
+        touched.cut_from
+    from {{ ref('unified_customer_events') }} as events
+    inner join touched on touched.visitor_id = events.visitor_id
+    where events.occurred_at >= touched.cut_from and events.occurred_at >= (select min(cut_from) from touched)
 ),
 
 paused as (
@@ -66,17 +89,21 @@ final as (
         md5(concat_ws('|', 'session', first_value(event_id) over (partition by visitor_id, session_number {{ in_order }}))) as session_id,
         cast(row_number() over (partition by visitor_id, session_number {{ in_order }}) as bigint) as event_number,
         occurred_at,
+        first_value(occurred_at) over (partition by visitor_id, session_number {{ in_order }}) as session_started_at,
         coalesce(
             ({{ epoch_micros('lead(occurred_at) over (partition by visitor_id, session_number ' ~ in_order ~ ')') }}
                 - {{ epoch_micros('occurred_at') }}) / cast(1000000 as double),
             case when duration_seconds >= 0 then least(duration_seconds, {{ idle * 60 }}) end
-        ) as dwell_seconds
+        ) as dwell_seconds,
+        cut_from
     from numbered
 )
 {%- if is_incremental() %},
 
 kept as (
-    select event_id, visitor_id, previous_visitor_id from {{ this }} where visitor_id in (select visitor_id from touched)
+    select event_id, visitor_id, previous_visitor_id
+    from {{ this }}
+    where visitor_id in (select visitor_id from touched) and occurred_at >= (select min(cut_from) from touched)
 )
 {%- endif %}
 

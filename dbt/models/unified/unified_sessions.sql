@@ -7,9 +7,10 @@
 with touched as ({{ touched_visitors() }}),
 
 places as (
-    select event_id, session_id, event_number, dwell_seconds
-    from {{ ref('unified_session_events') }}
-    where visitor_id in (select visitor_id from touched)
+    select places.event_id, places.session_id, places.event_number, places.dwell_seconds
+    from {{ ref('unified_session_events') }} as places
+    inner join touched on touched.visitor_id = places.visitor_id
+    where places.session_started_at >= touched.cut_from and places.occurred_at >= (select min(cut_from) from touched)
 ),
 
 events as (
@@ -21,7 +22,7 @@ events as (
         events.event_name in ('page_viewed', 'product_viewed') as is_view
     from {{ ref('unified_customer_events') }} as events
     inner join places on places.event_id = events.event_id
-    where events.visitor_id in (select visitor_id from touched)
+    where events.occurred_at >= (select min(cut_from) from touched)
 ),
 
 -- A page and the product on it are one view where the tracker sends both.
@@ -40,7 +41,7 @@ viewed as (
 acts as (
     select event_id, customer_id, occurred_at, visitor_id is not null as is_visit, amount_base
     from {{ ref('unified_customer_events') }}
-    where customer_id in (select customer_id from events)
+    where customer_id in (select customer_id from events) and occurred_at >= (select min(cut_from) from touched)
         and (visitor_id is not null or event_name = 'order_placed')
 ),
 
