@@ -34,8 +34,9 @@ def _requests() -> list[dg.RunRequest]:
 def test_a_new_file_asks_for_its_channel_alone_and_not_again_once_it_is_loaded(settled: Home) -> None:
     _land(settled, "crm/contacts/a.csv", "contact_id,updated_at\nk1,2025-01-01\n")
     [request] = _requests()
-    assert {key.path[-1] for key in request.asset_selection} == {"crm_contacts", "crm_consents"}
-    ingest_channel(settled, load_channels(settled)["crm"], Settings.of(settled))
+    crm = load_channels(settled)["crm"]
+    assert {key.path[-1] for key in request.asset_selection} == {crm.table(entity) for entity in crm.entities}
+    ingest_channel(settled, crm, Settings.of(settled))
     assert _requests() == []
     assert State(settled).progress("loaded") > State(settled).progress("refreshed")
 
