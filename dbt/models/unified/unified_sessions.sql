@@ -4,13 +4,17 @@
 
 {%- set carriers = "('" ~ var('carrier_identifiers') | join("', '") ~ "')" %}
 
-with touched as ({{ touched_visitors() }}),
+with {% if is_incremental() -%}
+touched as ({{ touched_visitors() }}),
 
+{% endif -%}
 places as (
     select places.event_id, places.session_id, places.event_number, places.dwell_seconds
     from {{ ref('unified_session_events') }} as places
+    {%- if is_incremental() %}
     inner join touched on touched.visitor_id = places.visitor_id
     where places.session_started_at >= touched.cut_from and places.occurred_at >= (select min(cut_from) from touched)
+    {%- endif %}
 ),
 
 events as (
@@ -22,7 +26,9 @@ events as (
         events.event_name in ('page_viewed', 'product_viewed') as is_view
     from {{ ref('unified_customer_events') }} as events
     inner join places on places.event_id = events.event_id
+    {% if is_incremental() -%}
     where events.occurred_at >= (select min(cut_from) from touched)
+    {%- endif %}
 ),
 
 -- A page and the product on it are one view where the tracker sends both.
@@ -41,7 +47,10 @@ viewed as (
 acts as (
     select event_id, customer_id, occurred_at, visitor_id is not null as is_visit, amount_base
     from {{ ref('unified_customer_events') }}
-    where customer_id in (select customer_id from events) and occurred_at >= (select min(cut_from) from touched)
+    where customer_id in (select customer_id from events)
+        {%- if is_incremental() %}
+        and occurred_at >= (select min(cut_from) from touched)
+        {%- endif %}
         and (visitor_id is not null or event_name = 'order_placed')
 ),
 
