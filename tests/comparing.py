@@ -32,6 +32,8 @@ _PLACE = {
     "batch_id": "the last file of a channel",
     "refresh": "the number of the last one",
     "previous_customer_id": "where a record belonged before its customer changed: history",
+    "previous_visitor_id": "as previous_customer_id",
+    "_is_revision": "whether a row was there before",
 }
 _HISTORY = {
     "identity._changes": "the ledger of moves",
@@ -40,6 +42,7 @@ _HISTORY = {
     "identity.redirects": "a view of them",
     "identity._customer_ids": "every id ever given",
     "unified.touched_customers": "who changed by which write",
+    "quality.batch_metrics": "compared as quality.metrics",
     "quality.record_metrics": "compared as quality.metrics",
     "quality.customer_metrics": "compared as quality.metrics",
     "quality.results": "verdicts of every refresh",
@@ -51,6 +54,7 @@ _TAKEN_BACK = {  # conditions of the rows that count now
     "identity.nodes": "record_count > 0",
     "identity.records": "identifier_type is not null",
     "unified.customer_attributes": "value is not null",
+    "tags.cut_points": "computed_on = (select max(computed_on) from tags.cut_points)",
     # Of the last refresh, and without those that speak of its batches.
     "quality.metrics": "refresh = (select max(refresh) from quality.metrics) "
     "and (metric in ('integration_rate', 'match_rate', 'validity', 'usability', 'largest_customer_share', 'known_customers', "
