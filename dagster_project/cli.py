@@ -18,7 +18,7 @@ from rich.progress import Progress
 from dagster_project import terminal
 from dagster_project.lib import answers, progress
 from dagster_project.lib.contracts import ChannelContract, Mapping, load_channels
-from dagster_project.lib.errors import OnefoldError, remedy, with_remedy
+from dagster_project.lib.errors import OnefoldError, told, with_remedy
 from dagster_project.lib.home import PROJECT_ROOT, Home
 from dagster_project.lib.settings import Settings
 from dagster_project.terminal import answer, bar, table
@@ -33,9 +33,9 @@ class _Command(click.Command):
         except OnefoldError as error:
             raise click.ClickException(with_remedy(str(error))) from error
         except Exception as error:
-            if remedy(str(error)) is None:
-                raise
-            raise click.ClickException(with_remedy(str(error).splitlines()[0])) from error
+            if message := told(error):
+                raise click.ClickException(message) from error
+            raise
 
 
 class _Group(click.Group):

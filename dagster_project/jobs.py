@@ -73,14 +73,16 @@ def report_vanished(home: Home, instance: "dg.DagsterInstance") -> list[str]:
     """
     import dagster as dg
 
+    unfinished = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
     vanished = []
-    for record in instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+    for record in instance.get_run_records(dg.RunsFilter(statuses=unfinished)):
         run, attended = record.dagster_run, home.is_attended(record.dagster_run.run_id)
-        is_late = time.time() - (record.start_time or 0) > _BEGINNING
+        # One that Dagster launched shows its process at its first step; before it starts, Dagster looks after it.
+        is_late = run.status == dg.DagsterRunStatus.STARTED and time.time() - (record.start_time or 0) > _BEGINNING
         if PART_TAG in run.tags and (attended is False or (attended is None and is_late)):
             instance.report_run_failed(run, "its process ended without a word (killed, or the machine went down); run it again")
-            home.leave(run.run_id)
             vanished.append(run.run_id)
+    home.forget_the_unattended()
     return vanished
 
 

@@ -13,6 +13,11 @@ _REMEDIES = {
         "the disk is full: free space on it (docs/operate.md says what may go) and run the same command again; what was "
         "finished stays, what was not is done then"
     ),
+    # SQLite's words also for a full disk, where it keeps its index of the log in memory that the disk backs.
+    r"disk i/o error": (
+        "the disk is full or fails: free space on it, look at the machine's log, and run the same command again; what was "
+        "finished stays, what was not is done then"
+    ),
     r"out of memory error|cannot allocate memory": (
         "the machine's memory is used up: close other programs or give it more, and run the same command again"
     ),
@@ -29,6 +34,15 @@ def remedy(text: str) -> str | None:
             "To look at the tables, open serving/current/onefold.duckdb instead: it may stay open"
         )
     return next((what for sign, what in _REMEDIES.items() if re.search(sign, text, re.I)), None)
+
+
+def told(error: BaseException | None) -> str | None:
+    """An error's words and the remedy, where the machine is to blame for it or for what led to it; else None."""
+    while error is not None:
+        if remedy(str(error)):
+            return with_remedy(str(error).splitlines()[0])
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def with_remedy(text: str) -> str:

@@ -150,8 +150,11 @@ class Home:
         """Show, until this process ends however it ends, that it carries out a Dagster run."""
         if run_id not in _ATTENDED:
             self._attendance.mkdir(parents=True, exist_ok=True)
-            handle = (self._attendance / run_id).open("a")
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            file, handle = self._attendance / run_id, None
+            # Whoever cleans up may have removed the file before it was locked.
+            while handle is None or not file.exists() or not os.path.samestat(os.fstat(handle.fileno()), file.stat()):
+                handle = file.open("a")
+                fcntl.flock(handle, fcntl.LOCK_EX)
             _ATTENDED[run_id] = handle
 
     def leave(self, run_id: str) -> None:
@@ -170,6 +173,12 @@ class Home:
         except BlockingIOError:
             return True
         return False
+
+    def forget_the_unattended(self) -> None:
+        """Remove what processes left behind that ended without leaving."""
+        for file in self._attendance.glob("*"):
+            if self.is_attended(file.name) is False:
+                file.unlink(missing_ok=True)
 
     @property
     def _attendance(self) -> Path:

@@ -65,13 +65,16 @@ clusters as (
     from (select customer_id, count(*) as identifiers from {{ ref('identity_assignments') }} group by customer_id) as sizes
 ),
 
--- What moved from one customer to another since the refresh before.
+-- What moved from one customer to another since the last refresh that finished.
 changes as (
     select {{ node_id('identifier_type', 'identifier_value') }} as node_id, from_customer_id
     from {{ ref('identity_changes') }}
     where kind in ('merged', 'split')
     {%- if is_incremental() %}
-        and _seq > (select coalesce(max(_seq), 0) from {{ this }} where refresh <> {{ var('refresh', 0) }})
+        and _seq > (
+            select coalesce(max(_seq), 0) from {{ this }}
+            where refresh not in ({{ ([var('refresh', 0)] + var('unfinished_refreshes', [])) | join(', ') }})
+        )
     {%- endif %}
 ),
 
