@@ -1,5 +1,6 @@
 {# The columns of every tag model: one row a customer who has the tag; who has too little evidence has none. #}
 {% macro tag(name, value, number_value='null', confidence='null') -%}
+    {%- if not execute -%}{% do ref('unified_touched_customers') %}{% do ref('unified_customers') %}{%- endif -%}
     customer_id,
     '{{ name }}' as tag,
     cast({{ value }} as string) as value,

@@ -22,10 +22,13 @@
     {%- endif -%}
 {%- endmacro %}
 
-{# Incremental strategy `touched`: everything of a touched customer is replaced, also by nothing. #}
+{# Incremental strategy `touched`: everything of a touched customer is replaced, also by nothing. Rows of others, which a model
+   gives that does not restrict itself by `of_touched`, are left as they are. #}
 {% macro get_incremental_touched_sql(arguments) -%}
     {%- set target = arguments['target_relation'] -%}
     {%- set columns = get_quoted_csv(arguments['dest_columns'] | map(attribute='name')) -%}
     delete from {{ target }} where customer_id in ({{ touched_customers() }});
-    insert into {{ target }} ({{ columns }}) select {{ columns }} from {{ arguments['temp_relation'] }}
+    insert into {{ target }} ({{ columns }})
+    select {{ columns }} from {{ arguments['temp_relation'] }}
+    where customer_id not in (select customer_id from {{ target }})
 {%- endmacro %}

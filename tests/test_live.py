@@ -1,0 +1,109 @@
+"""The continuous mode: what it brings, tells Dagster and leaves to others; and the benchmarks, small, as they run it."""
+
+import csv
+from pathlib import Path
+
+import dagster as dg
+import duckdb
+import pytest
+from click.testing import CliRunner
+
+from dagster_project.cli import main
+from dagster_project.defs import automation
+from dagster_project.jobs import report_pass
+from dagster_project.lib import quality
+from dagster_project.lib.home import Home
+from dagster_project.lib.live import RUN, Live, Pass
+from dagster_project.lib.state import State
+
+pytestmark = pytest.mark.xdist_group("live")
+ANNA = {"contact_id": "k1", "user_id": "u1", "email": "anna@mail.cn", "city": "上海", "updated_at": "2025-01-01"}
+CONSENT = {"identifier_type": "email", "identifier_value": "anna@mail.cn", "purpose": "marketing", "status": "granted"}
+
+
+def _land(home: Home, place: str, *rows: dict) -> Path:
+    file = home.landing / place
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return file
+
+
+def _passes(home: Home, reported: list[Pass] | None = None) -> list[Pass]:
+    return list(Live(home, (reported if reported is not None else []).append).passes(until_idle=True))
+
+
+def _served(home: Home, query: str) -> list[tuple]:
+    with duckdb.connect(str((home.serving / "current" / "onefold_private.duckdb").resolve()), read_only=True) as connection:
+        return connection.execute(query).fetchall()
+
+
+@pytest.fixture
+def settled(home: Home) -> Home:
+    (home.path / "onefold.yaml").write_text("landing_settle_seconds: 0\n")
+    return home
+
+
+def test_new_files_reach_the_audiences_readers_and_dagster(settled: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, reported = settled, []
+    _land(home, "crm/contacts/a.csv", ANNA)
+    [first] = _passes(home, reported)
+    assert (first.problems, first.rows) == ([], 1)
+    city = next(p for p in first.publications if p.audience == "first_tier_city_customers")
+    assert (city.members, city.excluded) == (0, 1)  # nobody asked her yet
+
+    _land(home, "crm/consents/a.csv", {**CONSENT, "occurred_at": "2025-02-01"})
+    [second] = _passes(home, reported)
+    city = next(p for p in second.publications if p.audience == "first_tier_city_customers")
+    assert (city.added, city.members) == (1, 1)
+    assert "cleaned/crm_consents" in second.built and "cleaned/crm_contacts" not in second.built
+    assert _served(home, "select count(*) from audiences.memberships where left_at is null") == [(1,)]
+    assert _passes(home) == []
+    state = State(home)
+    assert state.progress("refreshed") == state.progress("loaded") and state.progress("published") == second.refresh.number
+
+    with dg.instance_for_test() as instance:
+        for done in reported:
+            report_pass(instance, done)
+        [event] = instance.fetch_materializations(dg.AssetKey(["staging", "crm_consents"]), limit=5).records
+        assert event.asset_materialization.metadata["rows_accepted"].value == 1
+        delivery = instance.get_latest_materialization_event(dg.AssetKey(["deliveries", "first_tier_city_customers"]))
+        assert delivery.asset_materialization.metadata["members"].value == 1
+    assert {verdict.suite.name for verdict in second.verdicts} == {suite.name for suite in quality.suites()}
+
+
+def test_a_pass_that_a_check_stops_publishes_nothing_and_comes_again_with_new_files(settled: Home) -> None:
+    home = settled
+    rows = [
+        {**ANNA, "contact_id": f"k{n}", "user_id": f"u{n}", "updated_at": "2025-01-01" if n > 50 else "?"} for n in range(200)
+    ]
+    _land(home, "crm/contacts/a.csv", *rows)
+    [stopped] = _passes(home)
+    assert "ingestion failed on cleaned/events" in stopped.problems[0]
+    assert stopped.publications == [] and not (home.serving / "current").exists()
+    good = [{**row, "contact_id": f"n{n}", "updated_at": "2025-01-01"} for n, row in enumerate(rows * 3)]
+    _land(home, "crm/contacts/b.csv", *good)
+    [healed] = _passes(home)
+    assert healed.problems == [] and len(healed.publications) > 0
+
+
+def test_sensors_leave_files_to_it_as_long_as_it_runs(settled: Home) -> None:
+    _land(settled, "crm/contacts/a.csv", ANNA)
+    with dg.instance_for_test() as instance:
+        context = dg.build_sensor_context(instance=instance)
+        settled.attend(RUN)
+        assert "onefold live" in automation.landing_files.evaluate_tick(context).skip_message
+        settled.leave(RUN)
+        assert len(automation.landing_files.evaluate_tick(context).run_requests) == 1
+
+
+def test_the_benchmarks_measure_what_they_name(home: Home) -> None:
+    done = CliRunner().invoke(main, ["--home", str(home.path), "bench", "ingest", "--events", "500", "--rounds", "1", "--json"])
+    assert done.exit_code == 0, done.output
+    for reader in ("onefold", "duckdb", "pandas", "dlt"):
+        assert f'"reader": "{reader}"' in done.output
+    done = CliRunner().invoke(main, ["--home", str(home.path), "bench", "ingest", "--beside", "polars"])
+    assert "duckdb, pandas, dlt, not polars" in done.output
+    assert not list(home.temporary.glob("bench/*"))
