@@ -34,6 +34,8 @@ _PLACE = {
     "previous_customer_id": "where a record belonged before its customer changed: history",
     "previous_visitor_id": "as previous_customer_id",
     "_is_revision": "whether a row was there before",
+    "cut_from": "how far back the last batch cut a visitor's sessions anew",
+    "witness": "one of the records that name an identifier",
 }
 _HISTORY = {
     "identity._changes": "the ledger of moves",
@@ -54,6 +56,7 @@ _TAKEN_BACK = {  # conditions of the rows that count now
     "identity.nodes": "record_count > 0",
     "identity.records": "identifier_type is not null",
     "unified.customer_attributes": "value is not null",
+    "quality.record_identifiers": "is_current",
     "tags.cut_points": "computed_on = (select max(computed_on) from tags.cut_points)",
     # Of the last refresh, and without those that speak of its batches.
     "quality.metrics": "refresh = (select max(refresh) from quality.metrics) "
