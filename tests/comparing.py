@@ -36,6 +36,10 @@ _PLACE = {
     "_is_revision": "whether a row was there before",
     "cut_from": "how far back the last batch cut a visitor's sessions anew",
     "witness": "one of the records that name an identifier",
+    **dict.fromkeys(
+        ("usual", "lower", "upper", "samples", "deviation", "is_anomaly", "anomalous_since"),
+        "bands come from the refreshes before",
+    ),
 }
 _HISTORY = {
     "identity._changes": "the ledger of moves",
