@@ -53,17 +53,18 @@ def run_job(
         instance = stack.enter_context(dg.DagsterInstance.get())
         report_vanished(home, instance)
         home.attend(run_id)
-        try:
-            return job.execute_in_process(
-                instance=instance,
-                asset_selection=selection,
-                tags=tags,
-                run_config=_QUIET,
-                raise_on_error=False,
-                run_id=run_id,
-            )
-        finally:
+        result = job.execute_in_process(
+            instance=instance,
+            asset_selection=selection,
+            tags=tags,
+            run_config=_QUIET,
+            raise_on_error=False,
+            run_id=run_id,
+        )
+        # On a full disk Dagster may not have noted the end: then the file stays, and the next command reports the run.
+        if (run := instance.get_run_by_id(run_id)) and run.is_finished:
             home.leave(run_id)
+        return result
 
 
 def report_vanished(home: Home, instance: "dg.DagsterInstance") -> list[str]:

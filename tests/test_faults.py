@@ -316,7 +316,7 @@ def test_a_channel_that_always_fails_holds_up_no_other(stages: Stages) -> None:
 # Readers --------------------------------------------------------------------------------------------------------------
 
 READER = """
-import json, pathlib, sys
+import json, pathlib, sys, time
 import duckdb
 
 QUERY = '''
@@ -354,6 +354,7 @@ else:
             row = ask(one)
             assert row == ask(other)
             seen.add(row["refresh"])
+        time.sleep(0.05)
     print(sorted(seen), flush=True)
 """
 

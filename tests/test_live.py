@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from dagster_project.cli import main
 from dagster_project.defs import automation
 from dagster_project.jobs import report_pass
-from dagster_project.lib import quality
+from dagster_project.lib import quality, serving
+from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
 from dagster_project.lib.live import RUN, Live, Pass
 from dagster_project.lib.state import State
@@ -62,6 +63,10 @@ def test_new_files_reach_the_audiences_readers_and_dagster(settled: Home, monkey
     assert _served(home, "select count(*) from audiences.memberships where left_at is null") == [(1,)]
     assert _passes(home) == []
     state = State(home)
+    # A process that was killed before it served: the next one does it.
+    (home.serving / "current").unlink()
+    (home.serving / "current").symlink_to(f"versions/{min(v.name for v in (home.serving / 'versions').iterdir())}")
+    assert _passes(home) == [] and serving.served_refresh(home) == second.refresh.number
     assert state.progress("refreshed") == state.progress("loaded") and state.progress("published") == second.refresh.number
 
     with dg.instance_for_test() as instance:
@@ -95,6 +100,8 @@ def test_sensors_leave_files_to_it_as_long_as_it_runs(settled: Home) -> None:
         context = dg.build_sensor_context(instance=instance)
         settled.attend(RUN)
         assert "onefold live" in automation.landing_files.evaluate_tick(context).skip_message
+        with pytest.raises(OnefoldError, match="is running already"):
+            _passes(settled)
         settled.leave(RUN)
         assert len(automation.landing_files.evaluate_tick(context).run_requests) == 1
 

@@ -62,7 +62,8 @@ class Live:
         self.home, self.report, self.serve_every = home.prepare(), report, serve_every
         self.state = State(home)
         self._served_at = 0.0
-        self._unserved: Refresh | None = None
+        self._unserved = self._left_unserved()
+        self._refused: Refresh | None = None  # could not be served when it was last tried
         self._stopped: tuple[int, float] | None = None  # what was loaded when a pass was stopped, and when
 
     def warm_up(self) -> None:
@@ -74,6 +75,10 @@ class Live:
 
     def passes(self, interval: float = 0.5, until_idle: bool = False) -> Iterator[Pass]:
         """Look for new files every `interval` seconds, for ever or until there are none."""
+        if self.home.is_attended(RUN):
+            raise OnefoldError(
+                f"{self.home.path}: the continuous mode is running already; one process is enough, stop the other first"
+            )
         self.home.attend(RUN)
         try:
             while True:
@@ -81,7 +86,8 @@ class Live:
                 if done:
                     yield done
                     self.report(done)
-                if self._unserved and (not done or time.monotonic() - self._served_at > self.serve_every):
+                is_due = time.monotonic() - self._served_at > self.serve_every
+                if self._unserved and (is_due or (not done and self._unserved is not self._refused)):
                     self.serve()
                 if not done:
                     if until_idle:
@@ -185,9 +191,16 @@ class Live:
             with self.home.connect("quality pages") as connection:
                 for suite in quality.suites():
                     quality_pages.write(self.home, connection, suite)
-        except _FAULTS as error:
+            self._unserved = None
+        except _FAULTS as error:  # tried again when it is due
             log.error("not served: %s", _words(error))
-        self._served_at, self._unserved = time.monotonic(), None
+            self._refused = self._unserved
+        self._served_at = time.monotonic()
+
+    def _left_unserved(self) -> Refresh | None:
+        """The last finished refresh, where a process ended before it was served."""
+        last, served = self.state.last_finished_refresh(), serving.served_refresh(self.home)
+        return last if last and served is not None and served < last.number else None
 
 
 class _Clock:

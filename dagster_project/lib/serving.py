@@ -107,6 +107,12 @@ def serve(home: Home, tables: list[PublicTable], refresh: Refresh, settings: Set
     return Version(version, len(tables), count, written)
 
 
+def served_refresh(home: Home) -> int | None:
+    """The refresh that the current version shows; None where nothing is served."""
+    current = home.serving / "current"
+    return int(current.resolve().name.split("-")[0]) if current.exists() else None
+
+
 def served_publications(home: Home) -> int:
     """How many publications the current version knows of."""
     file = home.serving / "current" / "onefold_private.duckdb"
