@@ -303,16 +303,17 @@ def test_objects_of_a_million_keys_are_refused(home, land):
 
 
 READ = """
-import resource, sys
+import sys
 from pathlib import Path
 import duckdb
+from bench.measure import peak_memory
 from dagster_project.lib.contracts import Source
 from dagster_project.lib.reading import read_file
 try:
     read_file(duckdb.connect(), Path(sys.argv[1]), Source(), Path(sys.argv[2]))
 except Exception as error:
     print(type(error).__name__, error)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(peak_memory() // 2**20)
 """
 
 
