@@ -1,10 +1,10 @@
 """What changes after it was first built: records, rates, settings. Each step is a load and a build, as a refresh does them."""
 
-import csv
 from datetime import datetime
 from pathlib import Path
 
 import pytest
+from rows import land_rows
 
 from dagster_project.lib import dbt
 from dagster_project.lib.contracts import load_channels
@@ -16,15 +16,6 @@ from dagster_project.lib.settings import Settings
 
 pytestmark = pytest.mark.xdist_group("changes")
 MODELS = ("--exclude-resource-type", "unit_test", "test")
-
-
-def _land(home: Home, place: str, rows: list[dict]) -> None:
-    file = home.landing / place
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", newline="") as handle:
-        writer = csv.DictWriter(handle, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _build(home: Home, *arguments: str, **variables: object) -> None:
@@ -52,10 +43,10 @@ def _order(number: str, **fields: object) -> dict:
 
 
 def test_an_order_that_loses_its_customer_leaves_the_customer_too(home: Home) -> None:
-    _land(home, "orders/orders/a.csv", [_order(o, email=f"{o}@example.com", updated_at="2025-03-01") for o in ("o1", "o2")])
+    land_rows(home, "orders/orders/a.csv", [_order(o, email=f"{o}@example.com", updated_at="2025-03-01") for o in ("o1", "o2")])
     _build(home)
     assert _rows(home, "select count(*) from unified.customers where order_count = 1") == [(2,)]
-    _land(home, "orders/orders/b.csv", [_order("o1", email="", updated_at="2025-03-02")])
+    land_rows(home, "orders/orders/b.csv", [_order("o1", email="", updated_at="2025-03-02")])
     _build(home)
     assert _rows(home, "select customer_id from unified.customer_events where record_id = 'o1'") == [(None,)]
     assert _rows(home, "select email, order_count from unified.customers") == [("o2@example.com", 1)]
@@ -68,7 +59,7 @@ def test_an_order_that_loses_its_customer_leaves_the_customer_too(home: Home) ->
 def test_a_customer_left_while_identity_went_ahead_of_the_rest_is_worked_out_anew(home: Home) -> None:
     def corrected(email: str, day: int) -> None:
         row = _order("o1", email=email, updated_at=f"2025-03-{day:02}")
-        _land(home, f"orders/orders/{day}.csv", [row, _order(f"of {email}", email=email, updated_at="2025-03-01")])
+        land_rows(home, f"orders/orders/{day}.csv", [row, _order(f"of {email}", email=email, updated_at="2025-03-01")])
 
     corrected("one@example.com", 1)
     _build(home)
@@ -82,11 +73,11 @@ def test_a_customer_left_while_identity_went_ahead_of_the_rest_is_worked_out_ane
 
 def test_a_full_rebuild_parts_what_only_a_corrected_record_had_joined(home: Home) -> None:
     together = {"contact_id": "k1", "user_id": "u1", "email": "one@example.com", "updated_at": "2025-01-01"}
-    _land(home, "crm/contacts/a.csv", [together])
-    _land(home, "orders/orders/a.csv", [_order("o1", user_id="u1")])
+    land_rows(home, "crm/contacts/a.csv", [together])
+    land_rows(home, "orders/orders/a.csv", [_order("o1", user_id="u1")])
     _build(home)
     assert _rows(home, "select count(*) from unified.customers") == [(1,)]
-    _land(home, "crm/contacts/b.csv", [{**together, "user_id": "", "email": "", "updated_at": "2025-02-01"}])
+    land_rows(home, "crm/contacts/b.csv", [{**together, "user_id": "", "email": "", "updated_at": "2025-02-01"}])
     for channel in load_channels(home).values():
         ingest_channel(home, channel, Settings.of(home))
     _build(home, "build", *MODELS, "--full-refresh")
@@ -101,11 +92,11 @@ def test_identifiers_are_as_if_a_withdrawn_version_had_never_been_seen(home: Hom
     mail = {"event_id": "m1", "event_name": "sent", "occurred_at": "2025-01-05T00:00:00Z", "email": "old@example.com"}
     at_once = Home(tmp_path / "at_once").prepare()
     for place in (home, at_once):
-        _land(place, "email/events/a.csv", [mail])
-        _land(place, "crm/contacts/a.csv", [first])
+        land_rows(place, "email/events/a.csv", [mail])
+        land_rows(place, "crm/contacts/a.csv", [first])
     _build(home)
     for place in (home, at_once):
-        _land(place, "crm/contacts/b.csv", [second])
+        land_rows(place, "crm/contacts/b.csv", [second])
         _build(place)
     for table in ("nodes where record_count > 0", "edges where is_active"):
         query = f"select * exclude (_seq) from identity.{table} order by all"
@@ -115,10 +106,10 @@ def test_identifiers_are_as_if_a_withdrawn_version_had_never_been_seen(home: Hom
 
 
 def test_a_late_rate_converts_amounts_that_were_built_without_it(home: Home) -> None:
-    _land(home, "orders/orders/a.csv", [_order("o1", currency="USD", email="a@example.com")])
+    land_rows(home, "orders/orders/a.csv", [_order("o1", currency="USD", email="a@example.com")])
     _build(home)
     assert _rows(home, "select amount_base from unified.customer_events") == [(None,)]
-    _land(home, "external/fx_rates/a.csv", [{"date": "2025-02-28", "currency": "usd", "rate_to_base": 7.2}])
+    land_rows(home, "external/fx_rates/a.csv", [{"date": "2025-02-28", "currency": "usd", "rate_to_base": 7.2}])
     for channel in load_channels(home).values():
         ingest_channel(home, channel, Settings.of(home))
     # Somebody builds the orders by hand in between: the rate must not be forgotten for it.
@@ -129,7 +120,7 @@ def test_a_late_rate_converts_amounts_that_were_built_without_it(home: Home) -> 
 
 
 def test_changed_settings_ask_for_a_full_refresh_and_get_one(home: Home) -> None:
-    _land(home, "crm/contacts/a.csv", [{"contact_id": "k1", "phone": "07400 123456", "updated_at": "2025-01-01"}])
+    land_rows(home, "crm/contacts/a.csv", [{"contact_id": "k1", "phone": "07400 123456", "updated_at": "2025-01-01"}])
     _build(home)
     assert _rows(home, "select phone, is_phone_valid from cleaned.crm_contacts") == [(None, False)]
     (home.path / "onefold.yaml").write_text("default_region: GB\n")
@@ -146,7 +137,7 @@ def test_rows_that_were_replayed_no_longer_count_as_rejected(home: Home) -> None
     rows = [_order(f"o{n}", email=f"p{n}@example.com") for n in range(100)]
     for row in rows[:60]:
         row["amount"] = f"{row['amount']} yuan"
-    _land(home, "orders/orders/a.csv", rows)
+    land_rows(home, "orders/orders/a.csv", rows)
     rate = "select value from quality.metrics where metric = 'reject_rate' and channel = 'orders' and refresh = {}"
     _build(home, refresh=1)
     assert _rows(home, rate.format(1)) == [(0.6,)]
@@ -164,11 +155,11 @@ def test_a_merge_of_the_crm_unites_and_a_deleted_contact_names_nobody(home: Home
         known = {"contact_id": number, "email": f"{number}@example.com", "full_name": number, "updated_at": "2025-01-01"}
         return {**known, "is_deleted": "false", **fields}
 
-    _land(home, "crm/contacts/a.csv", [contact("k1"), contact("k2"), contact("k3")])
-    _land(home, "orders/orders/a.csv", [_order("o1", email="k2@example.com"), _order("o3", email="k3@example.com")])
+    land_rows(home, "crm/contacts/a.csv", [contact("k1"), contact("k2"), contact("k3")])
+    land_rows(home, "orders/orders/a.csv", [_order("o1", email="k2@example.com"), _order("o3", email="k3@example.com")])
     _build(home)
-    _land(home, "crm/merges/a.csv", [{"contact_id": "k1", "merged_contact_id": "k2", "merged_at": "2025-01-02"}])
-    _land(home, "crm/contacts/b.csv", [contact("k3", updated_at="2025-01-03", is_deleted="true")])
+    land_rows(home, "crm/merges/a.csv", [{"contact_id": "k1", "merged_contact_id": "k2", "merged_at": "2025-01-02"}])
+    land_rows(home, "crm/contacts/b.csv", [contact("k3", updated_at="2025-01-03", is_deleted="true")])
     _build(home)
     members = _rows(
         home, "select list(identifier_value order by identifier_value) from identity.assignments group by customer_id"
@@ -182,11 +173,11 @@ def test_a_merge_of_the_crm_unites_and_a_deleted_contact_names_nobody(home: Home
 def test_a_message_changes_sides_when_its_author_turns_out_to_be_an_agent(home: Home) -> None:
     written = {"conversation_id": "t1", "occurred_at": "2025-01-01", "text": "hello"}
     messages = [{"message_id": "m1", "author_id": "a1", **written}, {"message_id": "m2", "author_id": "k1", **written}]
-    _land(home, "chat/messages/a.csv", messages)
+    land_rows(home, "chat/messages/a.csv", messages)
     _build(home)
     sides = "select message_id, direction, contact_id, agent_id from cleaned.chat_messages order by 1"
     assert _rows(home, sides) == [("m1", "in", "a1", None), ("m2", "in", "k1", None)]
-    _land(home, "chat/agents/a.csv", [{"agent_id": "a1", "name": "Arthur"}])
+    land_rows(home, "chat/agents/a.csv", [{"agent_id": "a1", "name": "Arthur"}])
     _build(home)
     assert _rows(home, sides) == [("m1", "out", None, "a1"), ("m2", "in", "k1", None)]
     assert _rows(home, "select identifier_value from identity.assignments") == [("k1",)]
@@ -197,7 +188,7 @@ def test_a_message_changes_sides_when_its_author_turns_out_to_be_an_agent(home: 
 
 
 def test_a_lost_warehouse_is_loaded_again_from_landing(home: Home) -> None:
-    _land(home, "orders/orders/a.csv", [_order("o1"), _order("o2")])
+    land_rows(home, "orders/orders/a.csv", [_order("o1"), _order("o2")])
     channel = load_channels(home)["orders"]
     ingest_channel(home, channel, Settings.of(home))
     home.warehouse.unlink()

@@ -1,12 +1,10 @@
 """The continuous mode: what it brings, tells Dagster and leaves to others; and the benchmarks, small, as they run it."""
 
-import csv
-from pathlib import Path
-
 import dagster as dg
 import duckdb
 import pytest
 from click.testing import CliRunner
+from rows import land_rows
 
 from dagster_project.cli import main
 from dagster_project.defs import automation
@@ -20,16 +18,6 @@ from dagster_project.lib.state import State
 pytestmark = pytest.mark.xdist_group("live")
 ANNA = {"contact_id": "k1", "user_id": "u1", "email": "anna@mail.cn", "city": "上海", "updated_at": "2025-01-01"}
 CONSENT = {"identifier_type": "email", "identifier_value": "anna@mail.cn", "purpose": "marketing", "status": "granted"}
-
-
-def _land(home: Home, place: str, *rows: dict) -> Path:
-    file = home.landing / place
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", newline="") as handle:
-        writer = csv.DictWriter(handle, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    return file
 
 
 def _passes(home: Home, reported: list[Pass] | None = None) -> list[Pass]:
@@ -49,13 +37,13 @@ def settled(home: Home) -> Home:
 
 def test_new_files_reach_the_audiences_readers_and_dagster(settled: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     home, reported = settled, []
-    _land(home, "crm/contacts/a.csv", ANNA)
+    land_rows(home, "crm/contacts/a.csv", [ANNA])
     [first] = _passes(home, reported)
     assert (first.problems, first.rows) == ([], 1)
     city = next(p for p in first.publications if p.audience == "first_tier_city_customers")
     assert (city.members, city.excluded) == (0, 1)  # nobody asked her yet
 
-    _land(home, "crm/consents/a.csv", {**CONSENT, "occurred_at": "2025-02-01"})
+    land_rows(home, "crm/consents/a.csv", [{**CONSENT, "occurred_at": "2025-02-01"}])
     [second] = _passes(home, reported)
     city = next(p for p in second.publications if p.audience == "first_tier_city_customers")
     assert (city.added, city.members) == (1, 1)
@@ -84,18 +72,18 @@ def test_a_pass_that_a_check_stops_publishes_nothing_and_comes_again_with_new_fi
     rows = [
         {**ANNA, "contact_id": f"k{n}", "user_id": f"u{n}", "updated_at": "2025-01-01" if n > 50 else "?"} for n in range(200)
     ]
-    _land(home, "crm/contacts/a.csv", *rows)
+    land_rows(home, "crm/contacts/a.csv", rows)
     [stopped] = _passes(home)
     assert "ingestion failed on cleaned/events" in stopped.problems[0]
     assert stopped.publications == [] and not (home.serving / "current").exists()
     good = [{**row, "contact_id": f"n{n}", "updated_at": "2025-01-01"} for n, row in enumerate(rows * 3)]
-    _land(home, "crm/contacts/b.csv", *good)
+    land_rows(home, "crm/contacts/b.csv", good)
     [healed] = _passes(home)
     assert healed.problems == [] and len(healed.publications) > 0
 
 
 def test_sensors_leave_files_to_it_as_long_as_it_runs(settled: Home) -> None:
-    _land(settled, "crm/contacts/a.csv", ANNA)
+    land_rows(settled, "crm/contacts/a.csv", [ANNA])
     with dg.instance_for_test() as instance:
         context = dg.build_sensor_context(instance=instance)
         settled.attend(RUN)

@@ -1,6 +1,5 @@
 """Files that were accepted under a wrong mapping, read again: every table is then as if the mapping had always been right."""
 
-import csv
 import os
 import shutil
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from rows import land_rows
 
 from dagster_project.cli import main
 from dagster_project.lib import dbt
@@ -39,15 +39,6 @@ for command in sys.argv[1:]:
     main(command.split(), standalone_mode=False)
 """
 RIGHT = WRONG.replace("hotline", "mobile")
-
-
-def _land(home: Home, name: str, rows: list[dict]) -> None:
-    file = home.landing / name
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", newline="") as handle:
-        writer = csv.DictWriter(handle, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _orders(first: int, last: int, **fields: object) -> list[dict]:
@@ -132,9 +123,9 @@ def _every_table(home: Home) -> dict[str, list[tuple]]:
 def test_a_mapping_that_merged_people_is_taken_back_from_every_table(home: Home, right: Home) -> None:
     _map(home, WRONG)
     for place in (home, right):
-        _land(place, "crm/contacts/a.csv", [{"contact_id": "k1", "email": "p1@example.com", "updated_at": "2025-01-01"}])
-        _land(place, "shop/a.csv", _orders(1, 4))
-        _land(place, "shop/b.csv", _orders(5, 8))
+        land_rows(place, "crm/contacts/a.csv", [{"contact_id": "k1", "email": "p1@example.com", "updated_at": "2025-01-01"}])
+        land_rows(place, "shop/a.csv", _orders(1, 4))
+        land_rows(place, "shop/b.csv", _orders(5, 8))
         _ingest(place)
     _build(home)
     assert _rows(home, "select count(*) from unified.customers") == [(1,)]
@@ -157,7 +148,7 @@ def test_a_mapping_that_merged_people_is_taken_back_from_every_table(home: Home,
 
 def test_the_ledger_keeps_what_was_withdrawn(home: Home) -> None:
     _map(home, WRONG)
-    _land(home, "shop/a.csv", _orders(1, 3))
+    land_rows(home, "shop/a.csv", _orders(1, 3))
     _ingest(home)
     before = _rows(home, "select * from staging._loads")
     _map(home, RIGHT)
@@ -171,8 +162,8 @@ def test_the_ledger_keeps_what_was_withdrawn(home: Home) -> None:
 
 def test_one_file_alone_is_read_again(home: Home) -> None:
     _map(home, WRONG)
-    _land(home, "shop/a.csv", _orders(1, 2))
-    _land(home, "shop/b.csv", _orders(3, 4))
+    land_rows(home, "shop/a.csv", _orders(1, 2))
+    land_rows(home, "shop/b.csv", _orders(3, 4))
     _ingest(home)
     _map(home, RIGHT)
     _again(home, entities=("orders",), files=("landing/shop/b.csv",))
@@ -189,8 +180,8 @@ def test_one_file_alone_is_read_again(home: Home) -> None:
 
 def test_a_file_that_is_gone_keeps_its_rows_until_somebody_gives_them_up(home: Home) -> None:
     _map(home, WRONG)
-    _land(home, "shop/a.csv", _orders(1, 2))
-    _land(home, "shop/b.csv", _orders(3, 4))
+    land_rows(home, "shop/a.csv", _orders(1, 2))
+    land_rows(home, "shop/b.csv", _orders(3, 4))
     _ingest(home)
     before = _staged(home)
     (home.landing / "shop/a.csv").unlink()
@@ -204,9 +195,9 @@ def test_a_file_that_is_gone_keeps_its_rows_until_somebody_gives_them_up(home: H
 
 def test_a_file_that_was_overwritten_counts_as_gone(home: Home) -> None:
     _map(home, WRONG)
-    _land(home, "shop/a.csv", _orders(1, 2))
+    land_rows(home, "shop/a.csv", _orders(1, 2))
     _ingest(home)
-    _land(home, "shop/a.csv", _orders(3, 4))
+    land_rows(home, "shop/a.csv", _orders(3, 4))
     with pytest.raises(OnefoldError, match="no longer there"):
         _again(home)
 
@@ -214,8 +205,8 @@ def test_a_file_that_was_overwritten_counts_as_gone(home: Home) -> None:
 def test_a_file_that_no_source_names_any_more_is_withdrawn(home: Home) -> None:
     """A glob that was too wide: the file is still in landing, so nothing is lost."""
     _map(home, WRONG)
-    _land(home, "shop/a.csv", _orders(1, 2))
-    _land(home, "shop/test.csv", _orders(3, 4))
+    land_rows(home, "shop/a.csv", _orders(1, 2))
+    land_rows(home, "shop/test.csv", _orders(3, 4))
     _ingest(home)
     _map(home, RIGHT.replace("shop/*.csv", "shop/a*.csv"))
     _again(home)
@@ -225,7 +216,7 @@ def test_a_file_that_no_source_names_any_more_is_withdrawn(home: Home) -> None:
 def test_a_file_that_moves_to_another_source_is_loaded_once(home: Home, right: Home) -> None:
     _map(home, WRONG.replace("name: shop", "name: old_shop"))
     for place in (home, right):
-        _land(place, "shop/a.csv", _orders(1, 2))
+        land_rows(place, "shop/a.csv", _orders(1, 2))
         _ingest(place)
     _map(home, RIGHT)
     _again(home)
@@ -234,7 +225,7 @@ def test_a_file_that_moves_to_another_source_is_loaded_once(home: Home, right: H
 
 def test_a_copy_and_a_renamed_file_are_loaded_once(home: Home) -> None:
     _map(home, WRONG)
-    _land(home, "shop/a.csv", _orders(1, 2))
+    land_rows(home, "shop/a.csv", _orders(1, 2))
     _ingest(home)
     (home.landing / "shop/a.csv").rename(home.landing / "shop/renamed.csv")
     shutil.copy(home.landing / "shop/renamed.csv", home.landing / "shop/copy.csv")
@@ -248,7 +239,7 @@ def test_a_copy_and_a_renamed_file_are_loaded_once(home: Home) -> None:
 
 def test_a_file_that_the_new_mapping_refuses_keeps_its_rows(home: Home) -> None:
     _map(home, WRONG)
-    _land(home, "shop/a.csv", _orders(1, 2))
+    land_rows(home, "shop/a.csv", _orders(1, 2))
     _ingest(home)
     before = _staged(home)
     _map(home, WRONG.replace("phone: hotline", "ordered_at: date_of_order"))
@@ -261,8 +252,8 @@ def test_a_file_that_the_new_mapping_refuses_keeps_its_rows(home: Home) -> None:
 def test_rows_that_were_replayed_are_read_again_with_their_file(home: Home, right: Home) -> None:
     _map(home, WRONG)
     for place in (home, right):
-        _land(place, "shop/a.csv", _orders(1, 2, amount="10 yuan"))
-        _land(place, "shop/b.csv", _orders(3, 4, amount="20 yuan"))
+        land_rows(place, "shop/a.csv", _orders(1, 2, amount="10 yuan"))
+        land_rows(place, "shop/b.csv", _orders(3, 4, amount="20 yuan"))
         _ingest(place)
     assert _rows(home, "select count(*) from staging.orders_orders") == [(0,)]
     number = """, sql: {amount: "replace(amount, ' yuan', '')"}}"""
@@ -280,7 +271,7 @@ def test_rows_that_were_replayed_are_read_again_with_their_file(home: Home, righ
 
 def test_rows_that_wait_under_a_source_that_is_no_more_are_told(home: Home) -> None:
     _map(home, WRONG)
-    _land(home, "shop/a.csv", _orders(1, 2, amount="10 yuan"))
+    land_rows(home, "shop/a.csv", _orders(1, 2, amount="10 yuan"))
     _ingest(home)
     _map(home, WRONG.replace("name: shop", "name: store"))
     [result] = replay(home, load_channels(home), Settings.of(home))
@@ -289,7 +280,7 @@ def test_rows_that_wait_under_a_source_that_is_no_more_are_told(home: Home) -> N
 
 
 def test_the_built_in_source_is_corrected_and_its_files_read_again(home: Home) -> None:
-    _land(home, "orders/orders/a.csv", _orders(1, 2, status="paid", currency="CNY", phone="+8613800138000"))
+    land_rows(home, "orders/orders/a.csv", _orders(1, 2, status="paid", currency="CNY", phone="+8613800138000"))
     _ingest(home)
     _map(home, "channel: orders\nentities: {orders: [{name: landing, rename: {phone: mobile}}]}")
     _again(home)
@@ -301,7 +292,7 @@ def test_the_built_in_source_is_corrected_and_its_files_read_again(home: Home) -
 
 def test_the_command_reads_again_and_the_next_refresh_rebuilds_by_itself(home: Home) -> None:
     _map(home, WRONG)
-    _land(home, "shop/a.csv", _orders(1, 4))
+    land_rows(home, "shop/a.csv", _orders(1, 4))
     assert "withdrawn" not in _commands("ingest orders", "refresh")
     assert _rows(home, "select count(*) from unified.customers") == [(1,)]
     _map(home, RIGHT)
@@ -378,8 +369,8 @@ for statements in range(1, 2000, int(sys.argv[3])):
 def test_killed_at_any_statement_it_loses_nothing_and_heals_when_run_again(home: Home, right: Home, tmp_path: Path) -> None:
     _map(home, WRONG)
     for place in (home, right):
-        _land(place, "shop/a.csv", _orders(1, 3))
-        _land(place, "shop/b.csv", _orders(4, 6))
+        land_rows(place, "shop/a.csv", _orders(1, 3))
+        land_rows(place, "shop/b.csv", _orders(4, 6))
         _ingest(place)
     old, new = set(_staged(home)), set(_staged(right))
     _map(home, RIGHT)

@@ -121,7 +121,8 @@ class Live:
                 clock.lap("publish")
                 done.ledger_at = time.time()
                 self.state.finish_refresh(refresh)
-                self.state.advance("published", refresh.number)
+                if not done.problems:  # else the job publish is still owed
+                    self.state.advance("published", refresh.number)
                 dbt.note_finished_project(self.home)
                 self._unserved = refresh
             except _FAULTS as error:
