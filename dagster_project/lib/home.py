@@ -72,6 +72,11 @@ class Home:
     def temporary(self) -> Path:
         return self.path / "tmp"
 
+    @property
+    def workspace(self) -> Path:
+        """What only the holder of the write lock uses: blocks that DuckDB spills, files rewritten to be read."""
+        return self.temporary / "writing"
+
     def prepare(self) -> "Home":
         """Create the folders that do not exist yet and hand Dagster its settings."""
         for folder in (self.landing, self.sources, self.serving, self.deliveries, self.dagster, self.temporary):
@@ -115,8 +120,8 @@ class Home:
             OnefoldError: another writer still holds the lock after `patience` seconds.
         """
         with self._holding(self.path / ".lock", purpose, patience) as is_outermost:
-            if is_outermost:  # nobody else writes: what lies there was spilt by a killed process
-                shutil.rmtree(self.temporary / "spill", ignore_errors=True)
+            if is_outermost:  # nobody else writes: what lies there was left by a killed process
+                shutil.rmtree(self.workspace, ignore_errors=True)
             yield
 
     @contextlib.contextmanager
@@ -218,13 +223,13 @@ class Home:
             OnefoldError: another writer holds the lock, or a program that knows no lock has the file open.
         """
         with self.writing(purpose, patience):
-            self.temporary.mkdir(parents=True, exist_ok=True)
+            self.workspace.mkdir(parents=True, exist_ok=True)
             connection = self._open()
             try:
                 self.warehouse.chmod(0o600)  # it holds contact data
                 connection.execute("set TimeZone = 'UTC'")
                 connection.execute(f"set memory_limit = '{quoted(os.environ.get('ONEFOLD_MEMORY', MEMORY))}'")
-                connection.execute(f"set temp_directory = '{quoted(self.temporary / 'spill')}'")
+                connection.execute(f"set temp_directory = '{quoted(self.workspace / 'spill')}'")
                 yield connection
             finally:
                 connection.close()

@@ -265,7 +265,7 @@ class Batch:
                 State(self.home).advance("loaded", seq)
 
     def _stage(self, connection, path: Path, batch_id: str, content: str, load: EntityLoad) -> None:
-        raw = reading.read_file(connection, path, self.source, self.home.temporary)
+        raw = reading.read_file(connection, path, self.source, self.home.workspace)
         mapped, unknown = mapping.mapped_sql(self.entity, self.source, raw.columns)
         typed = map_rows(connection, self.entity, self.source, mapped, self.settings, raw.is_workbook)
         records = connection.execute("select count(*) from mapped").fetchone()[0]
@@ -277,8 +277,8 @@ class Batch:
             seq = next_sequence(connection)
             withdrawn = sum(withdraw(connection, batch, seq) for batch in self.replaces)
             rows = f"({typed('_row is not null')}) where _reason is null"
-            insert_accepted(connection, self.table, self.entity, batch_id, seq, f"'{quoted(self.file.uri)}'", rows)
-            rejected, duplicate = self._set_aside(connection, typed, seq)
+            valid = insert_accepted(connection, self.table, self.entity, batch_id, seq, f"'{quoted(self.file.uri)}'", rows)
+            rejected, duplicate = self._set_aside(connection, typed, seq, valid == records)
             accepted = records - rejected - duplicate
             learn_values(connection, f"(select * from staging.{self.table} where _seq = {seq})", self.entity, self.settings)
             self._quarantine(connection, batch_id)
@@ -315,7 +315,7 @@ class Batch:
         load.withdrawn += withdrawn
         load.unknown_columns |= set(unknown)
 
-    def _set_aside(self, connection, typed: Callable[[str], str], seq: int) -> tuple[int, int]:
+    def _set_aside(self, connection, typed: Callable[[str], str], seq: int, all_valid: bool) -> tuple[int, int]:
         """Take out what is twice in the file, and make the temporary table `typed` of the rows that are not accepted, with
         their `_verdict`; how many were rejected, and how many are duplicates.
 
@@ -323,7 +323,7 @@ class Batch:
         accepted, so that only the others are looked at a second time.
         """
         mine = f"staging.{self.table} where _seq = {seq}"
-        connection.execute(
+        repeated = connection.execute(
             f"""
             delete from {mine} and _source_row in (
                 select _source_row
@@ -331,12 +331,17 @@ class Batch:
                     select _source_row, row_number() over (partition by _payload_hash order by _source_row) as _copy
                     from {mine} and _payload_hash in (select _payload_hash from {mine} group by 1 having count(*) > 1)
                 )
-                where _copy > 1);
+                where _copy > 1)
+            """
+        ).fetchone()[0]
+        others = f"_row not in (select _source_row from {mine})" if repeated or not all_valid else "false"
+        connection.execute(
+            f"""
             create or replace temp table typed as
             select *, case
                 when _reason is null or row_number() over (partition by _payload_hash order by _row) > 1 then 'duplicate'
                 else 'rejected' end as _verdict
-            from ({typed(f"_row not in (select _source_row from {mine})")})
+            from ({typed(others)})
             """
         )
         return connection.execute(
@@ -405,7 +410,7 @@ def map_rows(
     from_workbook: bool = False,
     is_whole_file: bool = True,
 ) -> Callable[[str], str]:
-    """Make the temporary table `mapped` of a mapped SELECT.
+    """Make `mapped` of a mapped SELECT: a temporary view with all columns of the contract, over a table of the filled ones.
 
     Returns:
         What gives the typed SELECT (`mapping.typed_sql`) of those rows of `mapped` that a SQL condition names.
@@ -419,11 +424,13 @@ def map_rows(
     """
     zone = source.time_zone or settings.default_time_zone
     try:
-        connection.execute(f"create or replace temp table mapped as {mapped}")
+        connection.execute(f"create or replace temp table filled as {mapped}")
     except duckdb.Error as error:
         raise OnefoldError(
             f"the source '{source.name}' does not fit this file: {reading.without_values(error)}; correct its mapping"
         ) from error
+    filled = {name for name, *_ in connection.execute("describe filled").fetchall()}
+    connection.execute(f"create or replace temp view mapped as {mapping.contract_sql(entity, filled)}")
     forms = forms_of(connection, entity, source, from_workbook, is_whole_file)
     return lambda condition: mapping.typed_sql(entity, source, f"select * from mapped where {condition}", zone, forms)
 
@@ -442,27 +449,24 @@ def learn_values(connection, relation: str, entity: Entity, settings: Settings) 
         learn_ip_addresses(connection, relation, addresses, settings)
 
 
-def insert_accepted(connection, table: str, entity: Entity, batch_id: str, seq: int, uri: str, rows: str) -> None:
-    """Append rows of a typed SELECT to a staging table; `uri` is a SQL expression, `rows` what follows FROM."""
+def insert_accepted(connection, table: str, entity: Entity, batch_id: str, seq: int, uri: str, rows: str) -> int:
+    """Append rows of a typed SELECT to a staging table; `uri` is a SQL expression, `rows` what follows FROM. How many it were."""
     columns = ", ".join(entity.columns)
-    connection.execute(
+    return connection.execute(
         f"""
         insert into staging.{table} by name
         select {columns}, '{batch_id}' as _batch_id, {uri} as _source_uri, _row as _source_row,
             now()::timestamp as _loaded_at, _extra, _payload_hash, {seq} as _seq
         from {rows}
         """
-    )
+    ).fetchone()[0]
 
 
 def _prepare_table(connection, table: str, entity: Entity) -> None:
     wanted = {name: STAGING_TYPES[c.type].replace(", ", ",") for name, c in entity.columns.items()} | CARRIED
-    existing = dict(
-        connection.execute(
-            "select column_name, data_type from duckdb_columns() where schema_name = 'staging' and table_name = ?", [table]
-        ).fetchall()
-    )
-    if not existing:
+    try:
+        existing = {name: kind for name, kind, *_ in connection.execute(f"describe staging.{table}").fetchall()}
+    except duckdb.CatalogException:
         columns = ", ".join(f"{name} {kind}" for name, kind in wanted.items())
         connection.execute(f"create table staging.{table} ({columns})")
         return

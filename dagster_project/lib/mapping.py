@@ -11,7 +11,8 @@ from dagster_project.lib.values import Forms
 
 
 def mapped_sql(entity: Entity, source: Source, present: tuple[str, ...]) -> tuple[str, list[str]]:
-    """SELECT of `_row`, one text column for each contract column, and `_extra`; and the names of unknown columns.
+    """SELECT of `_row`, a text column for each contract column that this file can fill, and `_extra`; and the names of
+    unknown columns.
 
     Args:
         entity: the contract.
@@ -22,8 +23,7 @@ def mapped_sql(entity: Entity, source: Source, present: tuple[str, ...]) -> tupl
         OnefoldError: a required column cannot be filled from this file.
     """
     if not present:  # JSON lines without a single record: there is no column to miss
-        columns = ", ".join(f"cast(null as varchar) as {name}" for name in entity.columns)
-        return f"select _row, {columns}, cast(null as json) as _extra from raw where false", []
+        return "select _row, cast(null as json) as _extra from raw where false", []
     by_name = {name.strip().lower(): name for name in present}
     used: set[str] = set()
     expressions = {
@@ -34,7 +34,7 @@ def mapped_sql(entity: Entity, source: Source, present: tuple[str, ...]) -> tupl
             f"none of {', '.join(entity.one_of)} is there, and one is required: the file has {', '.join(present)}; "
             f"export one of them, or map it in the source '{source.name}' (rename, sql or constant)"
         )
-    fields = [f"nullif(trim(cast({expression} as varchar)), '') as {name}" for name, expression in expressions.items()]
+    fields = [f"cast({expression} as varchar) as {name}" for name, expression in expressions.items() if expression != "null"]
     rules = " ".join([*source.sql.values(), source.filter or ""])
     used |= {name for name in present if re.search(rf"\b{re.escape(name)}\b", rules, re.IGNORECASE)}
     extra = [] if source.group_by else [name for name in present if name not in used]
@@ -45,6 +45,18 @@ def mapped_sql(entity: Entity, source: Source, present: tuple[str, ...]) -> tupl
         groups = ", ".join(identifier(_actual(name, by_name)) for name in source.group_by)
         return f"select min(_row) as _row, {', '.join(fields)} from raw {where} group by {groups}", extra
     return f"select _row, {', '.join(fields)} from raw {where}", extra
+
+
+def contract_sql(entity: Entity, filled: set[str]) -> str:
+    """SELECT of all of the contract's columns from the table `filled`, which has those that a file can fill."""
+    columns = ", ".join(f"{_trimmed(name) if name in filled else 'cast(null as varchar)'} as {name}" for name in entity.columns)
+    return f"select _row, {columns}, _extra from filled"
+
+
+def _trimmed(text: str) -> str:
+    """A text without spaces around it, null if nothing is left; a look at its ends is cheaper than trimming what needs none."""
+    is_trimmed = f"strlen({text}) = length({text}) and {text} <> '' and not prefix({text}, ' ') and not suffix({text}, ' ')"
+    return f"case when {is_trimmed} then {text} else nullif(trim({text}), '') end"
 
 
 def typed_sql(entity: Entity, source: Source, mapped: str, zone: str, forms: Forms) -> str:
@@ -60,8 +72,12 @@ def typed_sql(entity: Entity, source: Source, mapped: str, zone: str, forms: For
     problems = [p for name, column in columns for p in _problems(name, column, entity, source, forms)]
     if entity.one_of:
         missing = " and ".join(f"{name} is null" for name in entity.one_of)
-        problems.append(f"case when {missing} then 'one of {', '.join(entity.one_of)} is required, and all are missing' end")
-    reason = f"nullif(concat_ws('; ', {', '.join(problems)}), '')" if problems else "cast(null as varchar)"
+        problems.append((f"({missing})", f"'one of {', '.join(entity.one_of)} is required, and all are missing'"))
+    reason = "cast(null as varchar)"
+    if problems:
+        wrong = " or ".join(f"({condition})" for condition, _ in problems)
+        said_of_each = ", ".join(f"case when {condition} then {text} end" for condition, text in problems)
+        reason = f"case when {wrong} then concat_ws('; ', {said_of_each}) end"
     content = ", ".join(f"coalesce(cast(_typed_{name} as varchar), chr(30))" for name in entity.columns)
     names = ", ".join(f"_typed_{name} as {name}" for name in entity.columns)
     # Each step names what the next one uses several times.
@@ -144,12 +160,12 @@ def _typed(name: str, column: Column, entity: Entity, source: Source, zone: str,
             return f"case when json_valid({name}) then cast({name} as json) end"
 
 
-def _problems(name: str, column: Column, entity: Entity, source: Source, forms: Forms) -> list[str]:
-    """SQL texts that name what is wrong with a column, null where nothing is."""
+def _problems(name: str, column: Column, entity: Entity, source: Source, forms: Forms) -> list[tuple[str, str]]:
+    """What may be wrong with a column: SQL conditions, each with the SQL text that names it."""
     problems = []
     typed, shown = f"_typed_{name}", f"'{name} ''' || left({name}, 80) || '''"
     if column.required:
-        problems.append(f"case when {name} is null then '{name} is required and missing' end")
+        problems.append((f"{name} is null", f"'{name} is required and missing'"))
     if column.type != "text":
         article = "an" if column.type == "integer" else "a"
         wrong = f"{shown} is not {article} {column.type}'"
@@ -160,18 +176,16 @@ def _problems(name: str, column: Column, entity: Entity, source: Source, forms: 
         elif column.type in values.NUMBERS and forms.decimal[name] == "each":
             remedy = "may have thousands or decimals after its separator; set decimal in its source"
             wrong = f"case when {values.is_unclear_number(name)} then {shown} {remedy}' else {wrong} end"
-        problems.append(f"case when {name} is not null and {typed} is null then {wrong} end")
+        problems.append((f"{name} is not null and {typed} is null", wrong))
     if values.names_somebody(entity, name, column) and (column.format != "phone" or column.required):
         lost = values.has_lost_digits(name, column.format == "phone")
         remedy = "has lost digits, as spreadsheets shorten long numbers; format the column as text and export again"
-        problems.append(f"case when {lost} then {shown} {remedy}' end")
+        problems.append((lost, f"{shown} {remedy}'"))
     if column.allowed:
         choices = ", ".join(f"'{quoted(v.lower())}'" for v in column.allowed)
         text = quoted(", ".join(column.allowed))
-        problems.append(f"case when {typed} not in ({choices}) then {shown} is not one of {text}' end")
+        problems.append((f"{typed} not in ({choices})", f"{shown} is not one of {text}'"))
     if column.pattern:
-        problems.append(
-            f"case when not regexp_full_match({name}, '{quoted(column.pattern)}') "
-            f"then {shown} does not match {quoted(column.pattern)}' end"
-        )
+        pattern = quoted(column.pattern)
+        problems.append((f"not regexp_full_match({name}, '{pattern}')", f"{shown} does not match {pattern}'"))
     return problems
