@@ -450,7 +450,7 @@ def learn_values(connection, relation: str, entity: Entity, settings: Settings) 
 
 
 def insert_accepted(connection, table: str, entity: Entity, batch_id: str, seq: int, uri: str, rows: str) -> int:
-    """Append rows of a typed SELECT to a staging table; `uri` is a SQL expression, `rows` what follows FROM. How many it were."""
+    """Append rows of a typed SELECT to a staging table; `uri` is SQL, `rows` what follows FROM; how many it were."""
     columns = ", ".join(entity.columns)
     return connection.execute(
         f"""
