@@ -4,11 +4,12 @@ import json
 
 import dagster as dg
 import pytest
+import yaml
 
 from dagster_project.definitions import defs
 from dagster_project.lib import dbt, quality
 from dagster_project.lib.contracts import load_channels
-from dagster_project.lib.home import Home
+from dagster_project.lib.home import MEMORY, Home
 from dagster_project.lib.publish import audiences
 from dagster_project.lib.serving import public_tables
 
@@ -31,6 +32,17 @@ def loaded(home: Home) -> dg.Definitions:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ONEFOLD_HOME", str(home.path))
         yield defs()
+
+
+def test_dbt_opens_the_warehouse_with_the_settings_of_everybody_else(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They share one instance of DuckDB in a process, and it refuses to change some once they are used."""
+    monkeypatch.delenv("ONEFOLD_MEMORY", raising=False)
+    profile = (dbt.PROJECT / "profiles.yml").read_text().replace("{{ env_var('ONEFOLD_HOME') }}", str(home.path))
+    settings = yaml.safe_load(profile)["onefold"]["outputs"]["duckdb"]["settings"]
+    assert settings["memory_limit"] == f"{{{{ env_var('ONEFOLD_MEMORY', '{MEMORY}') }}}}"
+    with home.connect("test") as connection:
+        for name in ("TimeZone", "temp_directory"):
+            assert connection.execute("select current_setting(?)", [name]).fetchone() == (settings[name],), name
 
 
 def test_every_entity_of_every_channel_is_an_asset_with_owner_kind_and_description(home: Home, loaded: dg.Definitions) -> None:
