@@ -4,12 +4,11 @@ import json
 
 import dagster as dg
 import pytest
-import yaml
 
 from dagster_project.definitions import defs
 from dagster_project.lib import dbt, quality
 from dagster_project.lib.contracts import load_channels
-from dagster_project.lib.home import MEMORY, Home
+from dagster_project.lib.home import Home
 from dagster_project.lib.publish import audiences
 from dagster_project.lib.serving import public_tables
 
@@ -34,15 +33,15 @@ def loaded(home: Home) -> dg.Definitions:
         yield defs()
 
 
-def test_dbt_opens_the_warehouse_with_the_settings_of_everybody_else(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They share one instance of DuckDB in a process, and it refuses to change some once they are used."""
-    monkeypatch.delenv("ONEFOLD_MEMORY", raising=False)
-    profile = (dbt.PROJECT / "profiles.yml").read_text().replace("{{ env_var('ONEFOLD_HOME') }}", str(home.path))
-    settings = yaml.safe_load(profile)["onefold"]["outputs"]["duckdb"]["settings"]
-    assert settings["memory_limit"] == f"{{{{ env_var('ONEFOLD_MEMORY', '{MEMORY}') }}}}"
+def test_dbt_shares_the_warehouse_with_everybody_else_when_it_has_spilled(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections of one process have to agree on the settings, and DuckDB refuses to change where it spilled to."""
+    monkeypatch.setenv("ONEFOLD_MEMORY", "60MB")
     with home.connect("test") as connection:
-        for name in ("TimeZone", "temp_directory"):
-            assert connection.execute("select current_setting(?)", [name]).fetchone() == (settings[name],), name
+        connection.execute("create or replace temp table large as select md5(i::varchar) as a, i from range(3000000) as t(i)")
+        assert list((home.workspace / "spill").iterdir())
+        assert dbt.run(home, ["show", "--inline", "select 1 as one"]).success
+        with home.connect("test again") as again:
+            assert again.execute("select 1").fetchone() == (1,)
 
 
 def test_every_entity_of_every_channel_is_an_asset_with_owner_kind_and_description(home: Home, loaded: dg.Definitions) -> None:

@@ -122,6 +122,7 @@ class Home:
         with self._holding(self.path / ".lock", purpose, patience) as is_outermost:
             if is_outermost:  # nobody else writes: what lies there was left by a killed process
                 shutil.rmtree(self.workspace, ignore_errors=True)
+                self.workspace.mkdir(parents=True)
             yield
 
     @contextlib.contextmanager
@@ -223,22 +224,20 @@ class Home:
             OnefoldError: another writer holds the lock, or a program that knows no lock has the file open.
         """
         with self.writing(purpose, patience):
-            self.workspace.mkdir(parents=True, exist_ok=True)
             connection = self._open()
             try:
                 self.warehouse.chmod(0o600)  # it holds contact data
                 connection.execute("set TimeZone = 'UTC'")
-                connection.execute(f"set memory_limit = '{quoted(os.environ.get('ONEFOLD_MEMORY', MEMORY))}'")
-                connection.execute(f"set temp_directory = '{quoted(self.workspace / 'spill')}'")
                 yield connection
             finally:
                 connection.close()
 
     def _open(self) -> duckdb.DuckDBPyConnection:
+        memory, spill = os.environ.get("ONEFOLD_MEMORY", MEMORY), str(self.workspace / "spill")
         deadline = time.monotonic() + _GLANCE
         while True:
             try:
-                return duckdb.connect(str(self.warehouse))
+                return duckdb.connect(str(self.warehouse), config={"memory_limit": memory, "temp_directory": spill})
             except duckdb.IOException as error:
                 if "Could not set lock" not in str(error):
                     raise
