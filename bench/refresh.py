@@ -36,7 +36,7 @@ def run(folder: Path, sizes: tuple[int, ...], increments: int, tell: Callable[[s
         write_history(home / "landing", events, datetime.now())
         tell(f"{events:,} events: loading and building all")
         full = in_own_process("bench.refresh:full", home)
-        tell(f"{events:,} events: {increments} times {BATCH:,} more")
+        tell(f"{events:,} events: {increments} times {BATCH:,} more, after {full['seconds']} s")
         added = in_own_process("bench.refresh:increments", home, events, increments)
         results.append({"events": events, "full": full, "increment": added})
         shutil.rmtree(home)

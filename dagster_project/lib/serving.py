@@ -1,7 +1,9 @@
 """Serving: a read-only copy of the public tables, replaced in one atomic step, masked for BI and private for activation.
 
 A version is a folder. Small tables are inside its two DuckDB files; those that grow with events lie beside as Parquet parts,
-one a month, of which a new version writes only those that changed.
+one for each day of this month and the last, one for each month before, of which a new version writes only those that changed.
+A file begins as a copy of the one before, in which tables that say by which key they are kept (`meta: {served_by: [...]}`)
+get only the rows that were written since.
 """
 
 import hashlib
@@ -11,6 +13,7 @@ import logging
 import shutil
 import time
 from dataclasses import dataclass
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,9 @@ PARTED = {
 }
 
 
+_VERSION = "2"  # the form of serving.version itself
+
+
 @dataclass(frozen=True)
 class PublicTable:
     """A contracted table; `masked` gives the SQL of each column that BI may see, `private` all columns."""
@@ -40,6 +46,20 @@ class PublicTable:
     name: str  # schema.table
     private: tuple[str, ...]
     masked: tuple[tuple[str, str], ...]  # (column, expression)
+    key: tuple[str, ...] | None = None  # None: copied whole; none of them: rows are only ever added
+
+    def columns(self, flavour: str) -> dict[str, str]:
+        """The SQL of each column that a flavour shows."""
+        return dict(self.masked) if flavour == "masked" else {column: column for column in self.private}
+
+    def selected(self, flavour: str) -> str:
+        return ", ".join(
+            column if column == value else f"{value} as {column}" for column, value in self.columns(flavour).items()
+        )
+
+    def form(self, flavour: str) -> str:
+        """Changes with what a flavour shows of the table, and how."""
+        return hashlib.sha256(self.selected(flavour).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)
@@ -56,7 +76,8 @@ def public_tables(manifest: dict[str, Any]) -> list[PublicTable]:
     """The models and sources whose YAML says `meta: {public: true}`.
 
     Only columns that the YAML lists are served. A column's `meta.masking` is `private` (left out of the masked file),
-    `internal` (in neither) or names the column whose value stands in for it, such as `identifier_token`.
+    `internal` (in neither) or names the column whose value stands in for it, such as `identifier_token`. `served_by` names
+    the key of a table that stamps its rows with `_seq`: only rows written since the last version are served anew.
     """
     tables = []
     for node in [*manifest["nodes"].values(), *manifest["sources"].values()]:
@@ -70,7 +91,8 @@ def public_tables(manifest: dict[str, Any]) -> list[PublicTable]:
         masking = {name: rule for name, rule in masking.items() if rule != "internal"}
         masked = [(c, c if rule == "open" else rule) for c, rule in masking.items() if rule != "private"]
         name = node.get("alias") or node.get("identifier")
-        tables.append(PublicTable(f"{node['schema']}.{name}", tuple(masking), tuple(masked)))
+        key = tuple(meta["served_by"]) if "served_by" in meta else None
+        tables.append(PublicTable(f"{node['schema']}.{name}", tuple(masking), tuple(masked), key))
     return sorted(tables, key=lambda table: table.name)
 
 
@@ -87,10 +109,13 @@ def serve(home: Home, tables: list[PublicTable], refresh: Refresh, settings: Set
         for left_behind in home.serving.glob(".building-*"):  # by a run that was killed
             shutil.rmtree(left_behind)
         draft.mkdir(parents=True, mode=0o700)
-        previous = _parts_of(home.serving / "current") if _is_its_own(connection, home.serving / "current") else {}
-        parts = _write_parts(home, connection, tables, previous, started)
+        current = home.serving / "current"
+        is_its_own = _is_its_own(connection, current)
+        previous = _parts_of(current) if is_its_own else {}
+        parts = _write_parts(home, connection, tables, previous, refresh, started)
         for flavour, file in (("masked", "onefold.duckdb"), ("private", "onefold_private.duckdb")):
-            _write_file(connection, draft / file, flavour, tables, parts, refresh)
+            before = current / file if is_its_own and (current / file).exists() else None
+            _write_file(connection, draft / file, before, flavour, tables, parts, refresh)
         (draft / "parts.json").write_text(json.dumps(parts, indent=1))
         (draft / "onefold.duckdb").chmod(0o444)
         (draft / "onefold_private.duckdb").chmod(0o600)
@@ -137,7 +162,7 @@ def _note_version(connection, version: Path) -> None:
 
 
 def _write_parts(
-    home: Home, connection, tables: list[PublicTable], previous: dict[str, list[str]], started: int
+    home: Home, connection, tables: list[PublicTable], previous: dict[str, list[str]], refresh: Refresh, started: int
 ) -> dict[str, list[str]]:
     """Parquet parts of the large tables, by '<flavour>/<table>'; a part whose rows did not change is kept as it is.
 
@@ -147,10 +172,7 @@ def _write_parts(
     for table in tables:
         if table.name not in PARTED or not _exists(connection, table.name):
             continue
-        month = f"coalesce(strftime({PARTED[table.name]}, '%Y-%m'), 'undated')"
-        state = connection.execute(
-            f"select {month} as month, max(_seq), count(*) from {table.name} group by month order by month"
-        ).fetchall()
+        state = _state_of_parts(connection, table.name, refresh)
         for flavour in ("masked", "private"):
             folder = home.serving / "parts" / flavour / table.name
             folder.mkdir(parents=True, exist_ok=True)
@@ -158,17 +180,16 @@ def _write_parts(
                 folder.parent.chmod(0o700)
             key = f"{flavour}/{table.name}"
             parts[key] = []
-            fingerprint = hashlib.sha256(_columns(table, flavour).encode()).hexdigest()[:8]
-            for name, seq, rows in state:
-                rows_of = f"{name}-{seq}-{rows}-{fingerprint}-"
-                kept = (Path(file) for file in previous.get(key, []) if Path(file).name.startswith(rows_of))
+            for name, rows_of_part, seq, rows in state:
+                mark = f"{name}_{seq}-{rows}-{table.form(flavour)}-"
+                kept = (Path(file) for file in previous.get(key, []) if Path(file).name.startswith(mark))
                 file = next((part for part in kept if part.parent == folder and part.exists()), None)
                 if file is None:
-                    file = folder / f"{rows_of}{started}.parquet"
+                    file = folder / f"{mark}{started}.parquet"
                     fresh = file.with_suffix(".part")
                     fresh.touch(mode=0o600)
                     connection.execute(
-                        f"copy (select {_columns(table, flavour)} from {table.name} where {month} = '{name}' "
+                        f"copy (select {table.selected(flavour)} from {table.name} where {rows_of_part} "
                         f"order by {PARTED[table.name]}, 1) to '{quoted(fresh)}' (format parquet, compression zstd)"
                     )
                     fresh.chmod(0o600 if flavour == "private" else 0o444)
@@ -177,32 +198,128 @@ def _write_parts(
     return parts
 
 
-def _write_file(connection, file: Path, flavour: str, tables: list[PublicTable], parts: dict, refresh: Refresh) -> None:
-    connection.execute(f"attach '{quoted(file)}' as served")
+def _state_of_parts(connection, table: str, refresh: Refresh) -> list[tuple[str, str, int, int]]:
+    """For each part of a table: its name, the condition of its rows, the last write among them, and how many they are."""
+    time, this_month = PARTED[table], refresh.as_of.date().replace(day=1)
+    by_day = f"{time} >= date '{_months_after(this_month, -1)}' and {time} < date '{_months_after(this_month, 1)}'"
+    state = connection.execute(
+        f"""
+        select
+            case when {by_day} then date_trunc('day', {time}) else date_trunc('month', {time}) end as start,
+            coalesce({by_day}, false) as is_day, max(_seq), count(*)
+        from {table} group by all order by start
+        """
+    ).fetchall()
+    parts = []
+    for start, is_day, seq, rows in state:
+        if start is None:
+            parts.append(("undated", f"{time} is null", seq, rows))
+            continue
+        first = start.date() if isinstance(start, datetime) else start
+        end = first + timedelta(days=1) if is_day else _months_after(first, 1)
+        name = f"{first:%Y-%m-%d}" if is_day else f"{first:%Y-%m}"
+        parts.append((name, f"{time} >= date '{first}' and {time} < date '{end}'", seq, rows))
+    return parts
+
+
+def _months_after(first: date, months: int) -> date:
+    """The first day of the month that is so many months after another."""
+    years, month = divmod(first.month - 1 + months, 12)
+    return date(first.year + years, month + 1, 1)
+
+
+def _write_file(
+    connection, file: Path, before: Path | None, flavour: str, tables: list[PublicTable], parts: dict, refresh: Refresh
+) -> None:
+    """Write one file of a version, from that of the version before where there is one."""
+    notes, views, last = {}, set(), None
+    if before:
+        shutil.copyfile(before, file)
+        connection.execute(f"attach '{quoted(file)}' as served")
+        notes = dict(
+            connection.execute(
+                "select concat(schema_name, '.', table_name), comment from duckdb_tables() where database_name = 'served'"
+            ).fetchall()
+        )
+        views = {
+            name
+            for (name,) in connection.execute(
+                "select concat(schema_name, '.', view_name) from duckdb_views() where database_name = 'served' and not internal"
+            ).fetchall()
+        }
+        forms = {table.name: table.form(flavour) for table in tables} | {"serving.version": _VERSION}
+        if any(forms.get(name) != (note or "").partition(" ")[0] for name, note in notes.items()):
+            # What is shown no longer, or masked now, would still lie in the blocks of the copy.
+            connection.execute("detach served")
+            file.unlink()
+            notes, views = {}, set()
+        else:
+            last = connection.execute("select last_write from served.serving.version").fetchone()[0]
+    if not notes:
+        connection.execute(f"attach '{quoted(file)}' as served")
+        connection.execute(
+            "create schema served.serving; create table served.serving.version "
+            "(refresh bigint, as_of timestamp, served_at timestamp, last_write bigint); "
+            f"comment on table served.serving.version is '{_VERSION}'"
+        )
     try:
-        for table in tables:
-            if not _exists(connection, table.name):
-                continue
+        present = [table for table in tables if _exists(connection, table.name)]
+        for table in present:
             connection.execute(f"create schema if not exists served.{table.name.split('.')[0]}")
             files = parts.get(f"{flavour}/{table.name}")
+            if not files and table.name in views:
+                connection.execute(f"drop view served.{table.name}")
+            elif files and table.name in notes:  # it had no rows
+                connection.execute(f"drop table served.{table.name}")
             if files:
                 listed = ", ".join(f"'{quoted(f)}'" for f in files)
-                connection.execute(f"create view served.{table.name} as select * from read_parquet([{listed}])")
-            else:
-                connection.execute(f"create table served.{table.name} as select {_columns(table, flavour)} from {table.name}")
-        connection.execute("create schema if not exists served.serving")
+                connection.execute(f"create or replace view served.{table.name} as select * from read_parquet([{listed}])")
+            elif table.key is None or not _bring_up(connection, table, flavour, last, notes.get(table.name)):
+                _copy(connection, table, flavour)
+        for name in views - {table.name for table in present}:
+            connection.execute(f"drop view served.{name}")
         connection.execute(
-            "create table served.serving.version as select ? as refresh, ?::timestamp as as_of, now()::timestamp as served_at",
+            "delete from served.serving.version; "
+            "insert into served.serving.version select ?, ?::timestamp, now()::timestamp, value from staging._sequence",
             [refresh.number, refresh.as_of.replace(tzinfo=None)],
         )
     finally:
         connection.execute("detach served")
 
 
-def _columns(table: PublicTable, flavour: str) -> str:
-    if flavour == "private":
-        return ", ".join(table.private)
-    return ", ".join(column if column == value else f"{value} as {column}" for column, value in table.masked)
+def _copy(connection, table: PublicTable, flavour: str, replaced: int = 0) -> None:
+    connection.execute(f"create or replace table served.{table.name} as select {table.selected(flavour)} from {table.name}")
+    connection.execute(f"comment on table served.{table.name} is '{table.form(flavour)} {replaced}'")
+
+
+def _bring_up(connection, table: PublicTable, flavour: str, last: int, note: str | None) -> bool:
+    """Replace in a served table what was written since; false if it has to be copied whole.
+
+    Its comment says in which form it is, and how many rows were replaced since it was copied: they take up space.
+    """
+    if not note or not set(table.key) <= set(table.columns(flavour)):
+        return False
+    form, replaced = note.split()
+    count, fresh = connection.execute(f"select count(*), count(*) filter (_seq > {last}) from {table.name}").fetchone()
+    before = connection.execute(f"select count(*) from served.{table.name}").fetchone()[0]
+    if not fresh and count == before:
+        return True
+    if fresh + int(replaced) > count // 4:
+        return False
+    gone = 0
+    if table.key:
+        columns = table.columns(flavour)
+        keys = ", ".join(f"{columns[name]} as {name}" for name in table.key)
+        is_same = " and ".join(f"kept.{name} is not distinct from gone.{name}" for name in table.key)
+        gone = connection.execute(
+            f"delete from served.{table.name} as gone where not exists "
+            f"(select 1 from (select {keys} from {table.name} where _seq <= {last}) as kept where {is_same})"
+        ).fetchone()[0]
+    connection.execute(
+        f"insert into served.{table.name} select {table.selected(flavour)} from {table.name} where _seq > {last}"
+    )
+    connection.execute(f"comment on table served.{table.name} is '{form} {int(replaced) + gone}'")
+    return connection.execute(f"select count(*) from served.{table.name}").fetchone()[0] == count
 
 
 def _exists(connection, name: str) -> bool:

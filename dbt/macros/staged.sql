@@ -53,9 +53,16 @@
         from incoming
     ),
 
+    -- Hardly any key comes twice; ranking all rows would sort the whole width of all of them.
+    repeated as (select record_id from versions group by record_id having count(*) > 1),
+
     fresh as (
+        select versions.*, 1 as _rank from versions where record_id not in (select record_id from repeated)
+        union all
         select * from (
-            select versions.*, row_number() over (partition by record_id order by _version) as _rank from versions
+            select versions.*, row_number() over (partition by record_id order by _version) as _rank
+            from versions
+            where record_id in (select record_id from repeated)
         ) as ranked
         where _rank = 1
     )

@@ -11,6 +11,7 @@ select
     nodes.first_seen_at,
     nodes.last_seen_at,
     nodes.sources,
-    assignments.is_person
+    assignments.is_person,
+    greatest(assignments._seq, nodes._seq) as _seq
 from {{ ref('identity_assignments') }} as assignments
 inner join {{ ref('identity_nodes') }} as nodes on nodes.node_id = assignments.node_id
