@@ -1,5 +1,6 @@
 """What a refresh costs: the whole of a history, and then a thousand new events on top of it, at several sizes of history."""
 
+import os
 import shutil
 import statistics
 from collections.abc import Callable
@@ -66,6 +67,7 @@ def full(folder: str) -> dict[str, Any]:
 def increments(folder: str, events: str, count: str) -> dict[str, Any]:
     """Add a thousand events of the last two days so many times, in one warm process, and serve after each."""
     home = Home(Path(folder))
+    os.sync()  # what the build left to write is not the increments' to wait for
     (home.path / "onefold.yaml").write_text("landing_settle_seconds: 0\n")
     live = Live(home, report=lambda done: None)
     live.warm_up()
