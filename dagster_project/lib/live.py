@@ -34,6 +34,7 @@ log = logging.getLogger("onefold")
 RUN = "live"  # what the process attends to as long as it lives, so that sensors leave its work to it
 _PATIENCE = 60.0  # seconds after which a pass that was stopped is tried again
 _FAULTS = (OnefoldError, OSError, sqlite3.Error, duckdb.Error)
+_MODELS_ONLY = [f"--exclude-resource-type={kind}" for kind in ("unit_test", "test")]  # tests are asked without dbt
 _STEPS = PROJECT_ROOT / "dagster_project" / "defs" / "transformation" / "defs.yaml"
 
 
@@ -70,7 +71,7 @@ class Live:
         """Import and parse what a pass needs, so that the first is as fast as the others."""
         import great_expectations  # noqa: F401
 
-        dbt.parse(self.home)
+        dbt.data_tests(self.home)
         quality.suites()
 
     def passes(self, interval: float = 0.5, until_idle: bool = False) -> Iterator[Pass]:
@@ -141,17 +142,19 @@ class Live:
         scope = scope_of(self.home, self.state, done.refresh)
         manifest = dbt.manifest(self.home)
         clock.lap("plan")
-        layers: set[str] = set()
+        tests, layers = dbt.data_tests(self.home), set[str]()
+        waiting = {model for model in manifest["nodes"] if model.startswith("model.")} - scope.idle
         for name, select in _steps():
 
             def note(event: Any) -> None:
                 if event.info.name == "LogModelResult":
                     relation = event.data.node_info.node_relation
                     done.built.append(f"{relation.schema}/{relation.alias}")
+                    waiting.discard(event.data.node_info.unique_id)
 
             result = dbt.run(
                 self.home,
-                ["build", "--exclude-resource-type", "unit_test", "--select", *select, *scope.arguments(manifest)],
+                ["build", *_MODELS_ONLY, "--select", *select, *scope.arguments(manifest)],
                 as_of=done.refresh.as_of,
                 variables=scope.variables,
                 on_event=note,
@@ -159,10 +162,20 @@ class Live:
             if not result.success:
                 raise OnefoldError(dbt.failures(result))
             clock.lap(name)
+            ready = [test for test in tests if not test.reads & (waiting | scope.idle)]
+            self._test(ready, done.refresh, scope.variables["tested_from"])
+            tests = [test for test in tests if test not in ready]
+            clock.lap("tests")
             fresh = {built.split("/")[0] for built in done.built} - layers
             layers |= fresh
             self._check(done, fresh)
             clock.lap("checks")
+
+    def _test(self, tests: list[dbt.DataTest], refresh: Refresh, tested_from: int) -> None:
+        with self.home.connect("data tests") as connection:
+            wrong = {test.name: test.wrong(connection, refresh.as_of, tested_from) for test in tests}
+        if failed := [f"{name}: {rows} rows are wrong" for name, rows in wrong.items() if rows]:
+            raise OnefoldError("\n".join(failed))
 
     def _check(self, done: Pass, layers: set[str]) -> None:
         """Judge the suites of layers that were just built; a blocking one that fails stops what follows."""

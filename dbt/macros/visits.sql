@@ -44,21 +44,27 @@
         select previous_visitor_id, {{ ever }} from {{ ref('unified_session_events') }}
         where {{ is_new() }} and previous_visitor_id is not null
         union all
+        -- By visitor, and first worked out to the end: joined by event, the engine would meet all events with all places.
         select places.visitor_id, places.session_started_at
         from (
-            select customer_id, min(changed_at) as changed_at
+            select acts.visitor_id, min(acts.occurred_at) as acted_at
             from (
-                select customer_id, case when _is_revision then {{ ever }} else occurred_at end as changed_at
-                from {{ ref('unified_customer_events') }} where {{ is_new() }}
-                union all
-                select previous_customer_id, {{ ever }} from {{ ref('unified_customer_events') }} where {{ is_new() }}
-            ) as moments
-            where customer_id is not null
-            group by customer_id
-        ) as changed
-        inner join {{ ref('unified_customer_events') }} as acts on acts.customer_id = changed.customer_id
-        inner join {{ ref('unified_session_events') }} as places on places.event_id = acts.event_id
-        where acts.visitor_id is not null and acts.occurred_at >= {{ dbt.dateadd('minute', -idle, 'changed.changed_at') }}
+                select customer_id, min(changed_at) as changed_at
+                from (
+                    select customer_id, case when _is_revision then {{ ever }} else occurred_at end as changed_at
+                    from {{ ref('unified_customer_events') }} where {{ is_new() }}
+                    union all
+                    select previous_customer_id, {{ ever }} from {{ ref('unified_customer_events') }} where {{ is_new() }}
+                ) as moments
+                where customer_id is not null
+                group by customer_id
+            ) as changed
+            inner join {{ ref('unified_customer_events') }} as acts on acts.customer_id = changed.customer_id
+            where acts.visitor_id is not null and acts.occurred_at >= {{ dbt.dateadd('minute', -idle, 'changed.changed_at') }}
+            group by acts.visitor_id
+        ) as acted
+        inner join {{ ref('unified_session_events') }} as places
+            on places.visitor_id = acted.visitor_id and places.occurred_at >= acted.acted_at
         {%- endif %}
     ) as windows
     group by visitor_id
