@@ -9,7 +9,7 @@ from rows import land_rows
 from dagster_project.cli import main
 from dagster_project.defs import automation
 from dagster_project.jobs import report_pass
-from dagster_project.lib import quality, serving
+from dagster_project.lib import dbt, quality, serving
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
 from dagster_project.lib.live import RUN, Live, Pass
@@ -80,6 +80,25 @@ def test_a_pass_that_a_check_stops_publishes_nothing_and_comes_again_with_new_fi
     land_rows(home, "crm/contacts/b.csv", good)
     [healed] = _passes(home)
     assert healed.problems == [] and len(healed.publications) > 0
+
+
+def test_it_finds_the_wrong_rows_that_dbt_finds_and_publishes_nothing(settled: Home) -> None:
+    home = settled
+    land_rows(home, "crm/contacts/a.csv", [ANNA, {**ANNA, "contact_id": "k2", "user_id": "u2", "email": "b@mail.cn"}])
+    [first] = _passes(home)
+    assert first.problems == []
+    with home.connect("test") as connection:
+        # As a model with a mistake in it would leave them; written since the last refresh.
+        connection.execute("update unified.customer_attributes set attribute_key = 'twice', _seq = _seq + 1")
+        wrong = {
+            name: rows for name, rows in ((test.name, test.wrong(connection, first.refresh.as_of, first.refresh.loaded))
+            for test in dbt.data_tests(home)) if rows
+        }  # fmt: skip
+    found = dbt.run(home, ["test", "--select", "test_type:data"], as_of=first.refresh.as_of)
+    assert wrong == {r.node.name: r.failures for r in found.result.results if r.failures} != {}
+    tests = [test for test in dbt.data_tests(home) if test.name in wrong]
+    with pytest.raises(OnefoldError, match="unique_unified_customer_attributes_attribute_key: 1 rows are wrong"):
+        Live(home, report=lambda done: None)._test(tests, first.refresh, first.refresh.loaded)
 
 
 def test_sensors_leave_files_to_it_as_long_as_it_runs(settled: Home) -> None:
