@@ -254,12 +254,12 @@ def _write_file(
             file.unlink()
             notes, views = {}, set()
         else:
-            last = connection.execute("select last_write from served.serving.version").fetchone()[0]
+            last = connection.execute("select seq from served.serving.version").fetchone()[0]
     if not notes:
         connection.execute(f"attach '{quoted(file)}' as served")
         connection.execute(
             "create schema served.serving; create table served.serving.version "
-            "(refresh bigint, as_of timestamp, served_at timestamp, last_write bigint); "
+            "(refresh bigint, as_of timestamp, served_at timestamp, seq bigint); "
             f"comment on table served.serving.version is '{_VERSION}'"
         )
     try:
