@@ -8,6 +8,7 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 
+import duckdb
 import openpyxl
 import pytest
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from dagster_project.lib.contracts import ChannelContract, Source
 from dagster_project.lib.ingest import ingest_channel
-from dagster_project.lib.reading import MOST_COLUMNS
+from dagster_project.lib.reading import MOST_COLUMNS, read_file
 from dagster_project.lib.rejected import replay
 from dagster_project.lib.settings import Settings
 from dagster_project.lib.textfile import LONGEST_LINE, as_utf8
@@ -858,3 +859,13 @@ def test_an_open_document_is_read_as_a_workbook_is(home):
         )
     ingest(home)
     assert rows(home, "thing_id", "made_on", "price") == [("t1", date(2026, 1, 3), Decimal("12.5"))]
+
+
+def test_rows_of_a_file_that_several_threads_read_are_numbered_as_its_lines(tmp_path: Path) -> None:
+    file = tmp_path / "large.jsonl"
+    with file.open("w") as lines:
+        lines.writelines(f'{{"n": {n}, "padding": "{"x" * 400}"}}\n' for n in range(1, 200_001))
+    connection = duckdb.connect(config={"threads": 4})
+    read_file(connection, file, Source(), tmp_path)
+    wrong = connection.execute("select count(*), count(*) filter (_row <> cast(n as bigint)) from raw").fetchone()
+    assert wrong == (200_000, 0)

@@ -82,3 +82,12 @@ def test_a_value_that_is_masked_from_now_on_is_nowhere_in_the_file(warehouse, tm
     assert b"@example.com" not in (tmp_path / "2.duckdb").read_bytes()
     with duckdb.connect(str(tmp_path / "2.duckdb"), read_only=True) as served:
         assert served.execute("select count(*) from unified.keyed").fetchone() == (9,)
+
+
+def test_after_a_damaged_file_the_next_is_written_anew(warehouse, tmp_path: Path) -> None:
+    refresh = Refresh(1, datetime(2026, 1, 1, tzinfo=UTC), 0)
+    warehouse.execute("insert into unified.keyed values ('a', 'b', null, 7, 1)")
+    (tmp_path / "1.duckdb").write_bytes(b"not a database" * 1000)
+    serving._write_file(warehouse, tmp_path / "2.duckdb", tmp_path / "1.duckdb", "private", TABLES, {}, refresh)
+    with duckdb.connect(str(tmp_path / "2.duckdb"), read_only=True) as served:
+        assert served.execute("from unified.keyed").fetchall() == [("a", None, 7)]

@@ -233,9 +233,7 @@ def _write_file(
 ) -> None:
     """Write one file of a version, from that of the version before where there is one."""
     notes, views, last = {}, set(), None
-    if before:
-        shutil.copyfile(before, file)
-        connection.execute(f"attach '{quoted(file)}' as served")
+    if before and _attach_copy(connection, before, file):
         notes = dict(
             connection.execute(
                 "select concat(schema_name, '.', table_name), comment from duckdb_tables() where database_name = 'served'"
@@ -287,9 +285,21 @@ def _write_file(
         connection.execute("detach served")
 
 
-def _copy(connection, table: PublicTable, flavour: str, replaced: int = 0) -> None:
+def _attach_copy(connection, before: Path, file: Path) -> bool:
+    """Begin a file as a copy of the one before; false where that one is damaged, and nothing is there yet."""
+    shutil.copyfile(before, file)
+    try:
+        connection.execute(f"attach '{quoted(file)}' as served")
+    except duckdb.Error:
+        log.warning("serving: %s is damaged; its successor is written anew", before)
+        file.unlink()
+        return False
+    return True
+
+
+def _copy(connection, table: PublicTable, flavour: str) -> None:
     connection.execute(f"create or replace table served.{table.name} as select {table.selected(flavour)} from {table.name}")
-    connection.execute(f"comment on table served.{table.name} is '{table.form(flavour)} {replaced}'")
+    connection.execute(f"comment on table served.{table.name} is '{table.form(flavour)} 0'")
 
 
 def _bring_up(connection, table: PublicTable, flavour: str, last: int, note: str | None) -> bool:
