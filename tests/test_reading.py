@@ -139,6 +139,7 @@ WRITTEN = st.text(st.sampled_from("abcXYZ019 ,;|\t\"'\n#-王小明上海市客�
 @given(names=st.lists(WRITTEN, min_size=1, max_size=6), codec=st.sampled_from(CODECS), delimiter=st.sampled_from(",;\t|"))
 @settings(max_examples=40)
 def test_any_text_comes_through_every_encoding_and_delimiter(new_home, land, names, codec, delimiter):
+    names = [*names, "客户王小明在上海市有他的" * len(names)]  # one emoji, or one 一, proves no encoding
     text = f"thing_id{delimiter}name{delimiter}price\n" + "".join(
         f'{n}{delimiter}"{name.replace(chr(34), chr(34) * 2)}"{delimiter}1\n' for n, name in enumerate(names)
     )

@@ -410,7 +410,7 @@ def map_rows(
     from_workbook: bool = False,
     is_whole_file: bool = True,
 ) -> Callable[[str], str]:
-    """Make `mapped` of a mapped SELECT: a temporary view with all columns of the contract, over a table of the filled ones.
+    """Make `mapped` of a mapped SELECT: a temporary view with all columns of the contract.
 
     Returns:
         What gives the typed SELECT (`mapping.typed_sql`) of those rows of `mapped` that a SQL condition names.
@@ -424,7 +424,10 @@ def map_rows(
     """
     zone = source.time_zone or settings.default_time_zone
     try:
-        connection.execute(f"create or replace temp table filled as {mapped}")
+        if source.sql or source.filter or source.group_by:  # what may be dear, or fail, is worked out once
+            connection.execute(f"create or replace temp table computed as {mapped}")
+            mapped = "from computed"
+        connection.execute(f"create or replace temp view filled as {mapped}")
     except duckdb.Error as error:
         raise OnefoldError(
             f"the source '{source.name}' does not fit this file: {reading.without_values(error)}; correct its mapping"

@@ -48,7 +48,7 @@ def mapped_sql(entity: Entity, source: Source, present: tuple[str, ...]) -> tupl
 
 
 def contract_sql(entity: Entity, filled: set[str]) -> str:
-    """SELECT of all of the contract's columns from the table `filled`, which has those that a file can fill."""
+    """SELECT of all of the contract's columns from the view `filled`, which has those that a file can fill."""
     columns = ", ".join(f"{_trimmed(name) if name in filled else 'cast(null as varchar)'} as {name}" for name in entity.columns)
     return f"select _row, {columns}, _extra from filled"
 

@@ -51,10 +51,7 @@ def read_file(connection: duckdb.DuckDBPyConnection, path: Path, source: Source,
         OnefoldError: the file as a whole cannot be read.
     """
     file_format, compression = _format_of(path, source)
-    for name, kind in connection.execute(
-        "select table_name, table_type from information_schema.tables where table_name in ('raw', 'objects')"
-    ).fetchall():  # of the file before: a table does not take the place of a view
-        connection.execute(f"drop {'view' if kind == 'VIEW' else 'table'} temp.{name}")
+    _drop_raw(connection)
     connection.execute("create or replace temp table malformed (line bigint, reason varchar, payload varchar)")
     temporary.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=temporary) as folder:
@@ -82,13 +79,23 @@ def _split_rows(connection, columns: list[str], source: Source) -> None:
         values = f"coalesce(nullif(string_split(cast({name} as varchar), '{quoted(separator)}'), []), [null])"
         connection.execute(
             f"""
-            create or replace temp table raw as
+            create temp table parts as
             select row_number() over (order by _row, _part) as _row, * exclude (_row, _part)
             from (
                 select * replace (unnest({values}) as {name}), generate_subscripts({values}, 1) as _part from raw
             )
             """
         )
+        _drop_raw(connection)
+        connection.execute("alter table parts rename to raw")
+
+
+def _drop_raw(connection) -> None:
+    """Make room for the next `raw`: a table does not take the place of a view, nor a view that of a table."""
+    for (kind,) in connection.execute(
+        "select table_type from information_schema.tables where table_catalog = 'temp' and table_name = 'raw'"
+    ).fetchall():
+        connection.execute(f"drop {'view' if kind == 'VIEW' else 'table'} temp.raw")
 
 
 def without_values(error: Exception) -> str:
@@ -246,19 +253,24 @@ def _lines(path: Path, compression: str) -> str:
 
 def _read_json_lines(connection, path: Path, source: Source, file_format: str, compression: str, folder: Path) -> list[str]:
     text = as_utf8(path, compression, source.encoding, folder)
+    layout = _layout(text, "newline_delimited", ignore_errors=True)
+    key_sets = _key_sets(connection, f"read_json_objects({layout})")
+    names = _names(key_sets)
+    # Null: no JSON; no keys: an array, a number, a text, or an empty object. Some names a table cannot have, or not twice.
+    can_be_columns = len({name.lower() for name in names} - {"", "_row", "rowid"}) == len(names)
+    if not can_be_columns or any(not keys or len(set(keys)) < len(keys) for keys in key_sets):
+        _read_json_line_by_line(connection, text.path, text.compression)
+        return raw_from_objects(connection, _names(_key_sets(connection, "objects")))
+    columns = ", ".join(f"{identifier(name)}: 'varchar'" for name in names)
+    reader = f"read_json({layout}, columns = {{{columns}}})" if names else f"read_json_objects({layout})"
     # A table keeps the order of the file, so that its row ids number the lines; row_number() would read in one thread.
     connection.execute(
         f"""
-        create or replace temp table lines as select json from {_objects(text, "newline_delimited", True)};
-        create temp view objects as select rowid + 1 as _row, json from lines
+        create or replace temp table lines as from {reader};
+        create temp view raw as select rowid + 1 as _row, * {"" if names else "exclude (json)"} from lines
         """
     )
-    key_sets = _key_sets(connection)
-    if any(not keys for keys in key_sets):  # null: no JSON; no keys: an array, a number, a text, or an empty object
-        connection.execute("drop view objects")
-        _read_json_line_by_line(connection, text.path, text.compression)
-        key_sets = _key_sets(connection)
-    return _raw_of_all_fields(connection, source, key_sets)
+    return names
 
 
 def _read_json(connection, path: Path, source: Source, file_format: str, compression: str, folder: Path) -> list[str]:
@@ -267,41 +279,40 @@ def _read_json(connection, path: Path, source: Source, file_format: str, compres
     start = text.head.lstrip()
     if start.startswith("{") and start.splitlines()[0].rstrip().endswith("}"):
         return _read_json_lines(connection, path, source, "jsonl", compression, folder)
-    reader = _objects(text, "array" if start.startswith("[") else "unstructured", False)
+    layout = _layout(text, "array" if start.startswith("[") else "unstructured", ignore_errors=False)
     connection.execute(
         f"""
-        create or replace temp table elements as select row_number() over () as _row, json from {reader};
+        create or replace temp table elements as select row_number() over () as _row, json from read_json_objects({layout});
         create or replace temp table objects as from elements where json_type(json) = 'OBJECT';
         insert into malformed select _row, 'not a JSON object', json from elements where json_type(json) <> 'OBJECT';
         drop table elements
         """
     )
-    return _raw_of_all_fields(connection, source, _key_sets(connection))
+    return raw_from_objects(connection, _names(_key_sets(connection, "objects")))
 
 
-def _objects(text: TextFile, layout: str, ignore_errors: bool) -> str:
+def _layout(text: TextFile, layout: str, ignore_errors: bool) -> str:
+    """Arguments of DuckDB's readers of JSON."""
     compression = "uncompressed" if text.compression == "none" else text.compression
-    return f"""read_json_objects('{_literal(text.path)}', format = '{layout}', ignore_errors = {ignore_errors},
-                                 compression = '{compression}')"""
+    return f"'{_literal(text.path)}', format = '{layout}', ignore_errors = {ignore_errors}, compression = '{compression}'"
 
 
-def _key_sets(connection) -> list[list[str] | None]:
-    """The sets of keys that the objects have; grouped as one text, which takes half as long as lists do."""
+def _key_sets(connection, objects: str) -> list[list[str] | None]:
+    """The sets of keys that the objects of a relation have; grouped as one text, which takes half as long as lists do."""
     found = connection.execute(
-        """
+        f"""
         select any_value(keys)
-        from (select json_keys(json) as keys from objects) group by len(keys), hash(array_to_string(keys, chr(0)))
+        from (select json_keys(json) as keys from {objects}) group by len(keys), hash(array_to_string(keys, chr(0)))
         """
     ).fetchall()
     return [keys for (keys,) in found]
 
 
-def _raw_of_all_fields(connection, source: Source, key_sets: list[list[str] | None]) -> list[str]:
+def _names(key_sets: list[list[str] | None]) -> list[str]:
     names = sorted({name for keys in key_sets for name in keys or []})
     if len(names) > MOST_COLUMNS:
         raise _too_wide(len(names))
-    is_read_once = not (source.sql or source.filter or source.group_by or source.split)
-    return raw_from_objects(connection, names, is_read_once)
+    return names
 
 
 def _read_json_line_by_line(connection, path: Path, compression: str) -> None:
@@ -323,13 +334,10 @@ def _read_json_line_by_line(connection, path: Path, compression: str) -> None:
     )
 
 
-def raw_from_objects(connection: duckdb.DuckDBPyConnection, names: list[str], is_read_once: bool = False) -> list[str]:
+def raw_from_objects(connection: duckdb.DuckDBPyConnection, names: list[str]) -> list[str]:
     """Make `raw` of the temporary table `objects` (_row, json).
 
     Keys that differ only in case are one column, as SQL does not tell them apart; an object's first of them counts.
-
-    Args:
-        is_read_once: leave `raw` a view, which takes the objects apart whenever it is read.
     """
     spellings: dict[str, list[int]] = {}
     for position, name in enumerate(names, 1):
@@ -342,10 +350,7 @@ def raw_from_objects(connection: duckdb.DuckDBPyConnection, names: list[str], is
     pointers = ", ".join(f"'{pointer(name)}'" for name in names)
     fetched = f"select _row, json_extract_string(json, [{pointers}]) as fields from objects" if names else "from objects"
     rows = f"select _row{', ' if fields else ''}{fields} from ({fetched})"
-    if is_read_once:
-        connection.execute(f"create or replace temp view raw as {rows}")
-    else:
-        connection.execute(f"create or replace temp table raw as {rows} order by _row")
+    connection.execute(f"create or replace temp table raw as {rows} order by _row")
     described = connection.execute("select column_name from (describe raw)").fetchall()
     return [name for (name,) in described if name != "_row"]
 
