@@ -8,8 +8,8 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import duckdb
 
@@ -237,10 +237,16 @@ class Batch:
         self.replaces = replaces
 
     def load(self, load: EntityLoad) -> None:
-        with self.file.local(self.home) as path:
-            content = content_hash(path)
-            batch_id = hashlib.sha256(f"{self.table}|{self.source.name}|{content}".encode()).hexdigest()[:16]
+        with self.file.local(self.home) as path, ThreadPoolExecutor(max_workers=1) as beside:
+            hashing = beside.submit(content_hash, path)  # takes one core, and so does much of reading
             with self.home.connect(f"ingest of {self.file.uri}") as connection:
+                raw, refusal = None, None
+                try:
+                    raw = reading.read_file(connection, path, self.source, self.home.workspace)
+                except OnefoldError as error:
+                    refusal = error
+                content = hashing.result()
+                batch_id = hashlib.sha256(f"{self.table}|{self.source.name}|{content}".encode()).hexdigest()[:16]
                 before = connection.execute(
                     "select status, contract, source_uri from staging._loads where batch_id = ?", [batch_id]
                 ).fetchone()
@@ -250,7 +256,9 @@ class Batch:
                     load.known_files += 1
                 else:
                     try:
-                        self._stage(connection, path, batch_id, content, load)
+                        if refusal:
+                            raise refusal
+                        self._stage(connection, raw, batch_id, content, load)
                     except UnreachableError:
                         raise
                     except OnefoldError as error:
@@ -264,8 +272,7 @@ class Batch:
                 seq = connection.execute("select value from staging._sequence").fetchone()[0]
                 State(self.home).advance("loaded", seq)
 
-    def _stage(self, connection, path: Path, batch_id: str, content: str, load: EntityLoad) -> None:
-        raw = reading.read_file(connection, path, self.source, self.home.workspace)
+    def _stage(self, connection, raw: reading.Raw, batch_id: str, content: str, load: EntityLoad) -> None:
         mapped, unknown = mapping.mapped_sql(self.entity, self.source, raw.columns)
         typed = map_rows(connection, self.entity, self.source, mapped, self.settings, raw.is_workbook)
         records = connection.execute("select count(*) from mapped").fetchone()[0]
@@ -435,7 +442,7 @@ def map_rows(
     filled = {name for name, *_ in connection.execute("describe filled").fetchall()}
     connection.execute(f"create or replace temp view mapped as {mapping.contract_sql(entity, filled)}")
     forms = forms_of(connection, entity, source, from_workbook, is_whole_file)
-    return lambda condition: mapping.typed_sql(entity, source, f"select * from mapped where {condition}", zone, forms)
+    return lambda condition: mapping.typed_sql(entity, source, f"select * from mapped where {condition}", filled, zone, forms)
 
 
 def learn_values(connection, relation: str, entity: Entity, settings: Settings) -> None:

@@ -1,9 +1,10 @@
 """From a source's own columns to the contract's: the SELECTs that map, type and validate the table `raw`."""
 
+import itertools
 import re
 
 from dagster_project.lib import values
-from dagster_project.lib.contracts import Column, Entity, Source
+from dagster_project.lib.contracts import STAGING_TYPES, Column, Entity, Source
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import quoted
 from dagster_project.lib.reading import identifier, pointer
@@ -59,9 +60,10 @@ def _trimmed(text: str) -> str:
     return f"case when {is_trimmed} then {text} else nullif(trim({text}), '') end"
 
 
-def typed_sql(entity: Entity, source: Source, mapped: str, zone: str, forms: Forms) -> str:
-    """SELECT of `_row`, the typed columns, `_extra`, `_reason` (null: valid) and `_payload_hash` over a mapped SELECT."""
-    columns = entity.columns.items()
+def typed_sql(entity: Entity, source: Source, mapped: str, filled: set[str], zone: str, forms: Forms) -> str:
+    """SELECT of `_row`, the typed columns, `_extra`, `_reason` (null: valid) and `_payload_hash` over a mapped SELECT,
+    where columns that are not `filled` are null."""
+    columns = [(name, column) for name, column in entity.columns.items() if name in filled]
     times = [name for name, column in columns if column.type in values.TIMES]
     numbers = [name for name, column in columns if column.type in values.NUMBERS]
     said = source.said_order is not None
@@ -78,16 +80,30 @@ def typed_sql(entity: Entity, source: Source, mapped: str, zone: str, forms: For
         wrong = " or ".join(f"({condition})" for condition, _ in problems)
         said_of_each = ", ".join(f"case when {condition} then {text} end" for condition, text in problems)
         reason = f"case when {wrong} then concat_ws('; ', {said_of_each}) end"
-    content = ", ".join(f"coalesce(cast(_typed_{name} as varchar), chr(30))" for name in entity.columns)
-    names = ", ".join(f"_typed_{name} as {name}" for name in entity.columns)
+    names = ", ".join(
+        f"_typed_{name} as {name}" if name in filled else f"cast(null as {STAGING_TYPES[column.type]}) as {name}"
+        for name, column in entity.columns.items()
+    )
+    content = _content([f"_typed_{name}" if name in filled else None for name in entity.columns] + ["_extra"])
     # Each step names what the next one uses several times.
     taken_apart = f"select {', '.join(['*', *parts])} from ({mapped})"
     in_one_form = f"select {', '.join(['*', *texts])} from ({taken_apart})"
     return f"""
         select _row, {names}, _extra, {reason} as _reason,
-            md5(concat_ws(chr(31), {content}, coalesce(cast(_extra as varchar), chr(30)))) as _payload_hash
+            md5({content}) as _payload_hash
         from (select *, {", ".join(typed)} from ({in_one_form}))
     """
+
+
+def _content(columns: list[str | None]) -> str:
+    """One text of all values of a row, between separators; what is always null (None) is written into the SQL."""
+    pieces = []
+    for is_null, run in itertools.groupby(columns, key=lambda column: column is None):
+        if is_null:
+            pieces.append("chr(30)" + " || chr(31) || chr(30)" * (len(list(run)) - 1))
+        else:
+            pieces += [f"coalesce(cast({column} as varchar), chr(30))" for column in run]
+    return f"concat_ws(chr(31), {', '.join(pieces)})"
 
 
 def _mapped_column(
