@@ -29,7 +29,7 @@
     where survival_rank = 1
 {%- endmacro %}
 
-{# The e-mail and the phone that a touched customer used last. #}
+{# The e-mail and the phone that a touched customer used last, of the identifiers in the CTE `theirs`. #}
 {% macro latest_contacts() -%}
     select
         customer_id,
@@ -41,8 +41,8 @@
             row_number() over (
                 partition by customer_id, identifier_type order by last_seen_at desc nulls last, identifier_value
             ) as recency
-        from {{ ref('unified_customer_identifiers') }}
-        where identifier_type in ('email', 'phone') and customer_id in (select customer_id from touched)
+        from theirs
+        where identifier_type in ('email', 'phone')
     ) as ranked
     where recency = 1
     group by customer_id

@@ -29,6 +29,17 @@
     insert into {{ target }} ({{ columns }}) select {{ columns }} from {{ arguments['temp_relation'] }}
 {%- endmacro %}
 
+{# The earliest moment that a query gives, as a literal: the engine passes over all parts of a table that are older, and joins
+   what is left in the right order, which a subquery in this place would hide from it. #}
+{% macro earliest(query) -%}
+    {%- set moment = '1900-01-01 00:00:00' -%}
+    {%- if execute and flags.INTROSPECT -%}
+        {%- set found = run_query(query).columns[0].values()[0] -%}
+        {%- set moment = '9999-12-31 00:00:00' if found is none else found -%}
+    {%- endif -%}
+    cast('{{ moment }}' as timestamp)
+{%- endmacro %}
+
 {# The moment that stands for now, UTC. Models never read the clock. #}
 {% macro as_of() -%}
     cast('{{ var("as_of", "1970-01-01 00:00:00") }}' as timestamp)

@@ -33,13 +33,14 @@
 {%- endmacro %}
 
 {# Visitors whose sessions have to be worked out anew, and from when on: where they were cut again; of one who lost an event,
-   all; and where a customer's acts or orders changed, all sessions that may be credited with an order near them. #}
-{% macro touched_visitors() -%}
+   all; and where a customer's acts or orders changed, all sessions that may be credited with an order near them.
+
+   Args: since: a moment that none of them is before, see touched_since(). #}
+{% macro touched_visitors(since) -%}
     {%- set idle, ever = var('session_idle_minutes', 30), "cast('1900-01-01' as timestamp)" -%}
     select visitor_id, min(cut_from) as cut_from
     from (
         select visitor_id, cut_from from {{ ref('unified_session_events') }} where {{ is_new() }}
-        {%- if is_incremental() %}
         union all
         select previous_visitor_id, {{ ever }} from {{ ref('unified_session_events') }}
         where {{ is_new() }} and previous_visitor_id is not null
@@ -48,35 +49,52 @@
         select places.visitor_id, places.session_started_at
         from (
             select acts.visitor_id, min(acts.occurred_at) as acted_at
-            from (
-                select customer_id, min(changed_at) as changed_at
-                from (
-                    select customer_id, case when _is_revision then {{ ever }} else occurred_at end as changed_at
-                    from {{ ref('unified_customer_events') }} where {{ is_new() }}
-                    union all
-                    select previous_customer_id, {{ ever }} from {{ ref('unified_customer_events') }} where {{ is_new() }}
-                ) as moments
-                where customer_id is not null
-                group by customer_id
-            ) as changed
+            from ({{ changed_customers() }}) as changed
             inner join {{ ref('unified_customer_events') }} as acts on acts.customer_id = changed.customer_id
-            where acts.visitor_id is not null and acts.occurred_at >= {{ dbt.dateadd('minute', -idle, 'changed.changed_at') }}
+            where acts.visitor_id is not null and acts.occurred_at >= {{ since }}
+                and acts.occurred_at >= {{ dbt.dateadd('minute', -idle, 'changed.changed_at') }}
             group by acts.visitor_id
         ) as acted
         inner join {{ ref('unified_session_events') }} as places
             on places.visitor_id = acted.visitor_id and places.occurred_at >= acted.acted_at
-        {%- endif %}
+        where places.occurred_at >= {{ since }}
     ) as windows
     group by visitor_id
 {%- endmacro %}
 
+{# Customers whose acts or orders changed, and from when on. #}
+{% macro changed_customers() -%}
+    {%- set ever = "cast('1900-01-01' as timestamp)" -%}
+    select customer_id, min(changed_at) as changed_at
+    from (
+        select customer_id, case when _is_revision then {{ ever }} else occurred_at end as changed_at
+        from {{ ref('unified_customer_events') }} where {{ is_new() }}
+        union all
+        select previous_customer_id, {{ ever }} from {{ ref('unified_customer_events') }} where {{ is_new() }}
+    ) as moments
+    where customer_id is not null
+    group by customer_id
+{%- endmacro %}
+
+{# The earliest session that may have to be worked out anew begins then, or later. #}
+{% macro touched_since() -%}
+    {%- set idle, places = var('session_idle_minutes', 30), ref('unified_session_events') -%}
+    {%- do return(earliest(
+        'with bounds as (select least('
+        ~ '(select min(case when previous_visitor_id is null then cut_from else ' ~ "cast('1900-01-01' as timestamp)" ~ ' end) from ' ~ places
+        ~ ' where ' ~ is_new() ~ '), '
+        ~ '(select ' ~ dbt.dateadd('minute', -idle, 'min(changed_at)') ~ ' from (' ~ changed_customers() ~ ') as changed)) as since) '
+        ~ 'select least((select since from bounds), (select min(session_started_at) from ' ~ places
+        ~ ' where occurred_at >= (select since from bounds)))')) -%}
+{%- endmacro %}
+
 {# Incremental strategy `visitors`: the sessions of a touched visitor are replaced from the moment on, also by nothing. #}
 {% macro get_incremental_visitors_sql(arguments) %}
-    {%- set target = arguments['target_relation'] -%}
+    {%- set target, since = arguments['target_relation'], touched_since() -%}
     {%- set columns = get_quoted_csv(arguments['dest_columns'] | map(attribute='name')) -%}
-    delete from {{ target }} where session_id in (
+    delete from {{ target }} where started_at >= {{ since }} and session_id in (
         select kept.session_id from {{ target }} as kept
-        inner join ({{ touched_visitors() }}) as touched on touched.visitor_id = kept.visitor_id
-        where kept.started_at >= touched.cut_from);
+        inner join ({{ touched_visitors(since) }}) as touched on touched.visitor_id = kept.visitor_id
+        where kept.started_at >= touched.cut_from and kept.started_at >= {{ since }});
     insert into {{ target }} ({{ columns }}) select {{ columns }} from {{ arguments['temp_relation'] }}
 {%- endmacro %}

@@ -7,6 +7,16 @@
 
 with touched as ({{ touched_customers() }}),
 
+theirs as (
+    select * from {{ ref('unified_customer_identifiers') }} where customer_id in (select customer_id from touched)
+),
+
+acts as (
+    select customer_id, channel, event_name, occurred_at, amount_base, score, traffic
+    from {{ ref('unified_customer_events') }}
+    where customer_id in (select customer_id from touched)
+),
+
 identifiers as (
     select
         customer_id,
@@ -14,8 +24,7 @@ identifiers as (
         count(*) as identifier_count,
         min(first_seen_at) as first_seen_at,
         max(last_seen_at) as last_seen_at
-    from {{ ref('unified_customer_identifiers') }}
-    where customer_id in (select customer_id from touched)
+    from theirs
     group by customer_id
 ),
 
@@ -56,15 +65,15 @@ activity as (
         {{ count_events('message_received', 'call_received') }} as service_contact_count,
         max(case when event_name in ('message_received', 'call_received') then occurred_at end) as last_service_contact_at,
         avg(case when channel = 'chat' then score end) as csat_average
-    from {{ ref('unified_customer_events') }}
-    where customer_id in (select customer_id from touched) and {{ is_customer_traffic() }}
+    from acts
+    where {{ is_customer_traffic() }}
     group by customer_id
 ),
 
 others as (
     select customer_id, min(traffic) as traffic
-    from {{ ref('unified_customer_events') }}
-    where customer_id in (select customer_id from touched) and not {{ is_customer_traffic() }}
+    from acts
+    where not {{ is_customer_traffic() }}
     group by customer_id
 )
 

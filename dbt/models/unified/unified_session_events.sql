@@ -6,18 +6,25 @@
 {%- set idle = var('session_idle_minutes', 30) %}
 {%- set in_order = 'order by occurred_at, event_id' %}
 
-with fresh as (
-    select event_id, visitor_id, occurred_at, _is_revision from {{ ref('unified_customer_events') }} where {{ is_new() }}
-),
+{%- set changes %}
+    select visitor_id, occurred_at from {{ ref('unified_customer_events') }} where {{ is_new() }} and visitor_id is not null
+    {%- if is_incremental() %}
+    union all
+    select visitor_id, occurred_at from {{ this }}
+    where event_id in (select event_id from {{ ref('unified_customer_events') }} where {{ is_new() }} and _is_revision)
+    {%- endif %}
+{%- endset %}
 
-changed as (
+{%- if is_incremental() %}
+{%- set since = earliest(
+    'with changes as (' ~ changes ~ '), bounds as (select ' ~ dbt.dateadd('minute', -idle, 'min(occurred_at)') ~ ' as since from changes) '
+    ~ 'select least((select since from bounds), (select min(session_started_at) from ' ~ this
+    ~ ' where occurred_at >= (select since from bounds)))') %}
+{%- endif %}
+
+with changed as (
     select visitor_id, min(occurred_at) as changed_at
-    from (
-        select visitor_id, occurred_at from fresh where visitor_id is not null
-        {%- if is_incremental() %}
-        union all
-        select visitor_id, occurred_at from {{ this }} where event_id in (select event_id from fresh where _is_revision)
-        {%- endif %}
+    from ({{ changes }}
     ) as changes
     group by visitor_id
 ),
@@ -34,7 +41,7 @@ touched as (
         from {{ this }} as kept
         inner join changed on changed.visitor_id = kept.visitor_id
         where kept.occurred_at >= {{ dbt.dateadd('minute', -idle, 'changed.changed_at') }}
-            and kept.occurred_at >= (select {{ dbt.dateadd('minute', -idle, 'min(changed_at)') }} from changed)
+            and kept.occurred_at >= {{ since }}
         {%- endif %}
     ) as moments
     group by visitor_id
@@ -46,7 +53,10 @@ events as (
         touched.cut_from
     from {{ ref('unified_customer_events') }} as events
     inner join touched on touched.visitor_id = events.visitor_id
-    where events.occurred_at >= touched.cut_from and events.occurred_at >= (select min(cut_from) from touched)
+    where events.occurred_at >= touched.cut_from
+        {%- if is_incremental() %}
+        and events.occurred_at >= {{ since }}
+        {%- endif %}
 ),
 
 paused as (
@@ -103,7 +113,7 @@ final as (
 kept as (
     select event_id, visitor_id, previous_visitor_id
     from {{ this }}
-    where visitor_id in (select visitor_id from touched) and occurred_at >= (select min(cut_from) from touched)
+    where visitor_id in (select visitor_id from touched) and occurred_at >= {{ since }}
 )
 {%- endif %}
 

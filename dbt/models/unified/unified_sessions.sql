@@ -5,7 +5,8 @@
 {%- set carriers = "('" ~ var('carrier_identifiers') | join("', '") ~ "')" %}
 
 with {% if is_incremental() -%}
-touched as ({{ touched_visitors() }}),
+{% set since = touched_since() -%}
+touched as ({{ touched_visitors(since) }}),
 
 {% endif -%}
 places as (
@@ -13,7 +14,7 @@ places as (
     from {{ ref('unified_session_events') }} as places
     {%- if is_incremental() %}
     inner join touched on touched.visitor_id = places.visitor_id
-    where places.session_started_at >= touched.cut_from and places.occurred_at >= (select min(cut_from) from touched)
+    where places.session_started_at >= touched.cut_from and places.occurred_at >= {{ since }}
     {%- endif %}
 ),
 
@@ -26,8 +27,8 @@ events as (
         events.event_name in ('page_viewed', 'product_viewed') as is_view
     from {{ ref('unified_customer_events') }} as events
     inner join places on places.event_id = events.event_id
-    {% if is_incremental() -%}
-    where events.occurred_at >= (select min(cut_from) from touched)
+    {%- if is_incremental() %}
+    where events.occurred_at >= {{ since }}
     {%- endif %}
 ),
 
@@ -49,7 +50,7 @@ acts as (
     from {{ ref('unified_customer_events') }}
     where customer_id in (select customer_id from events)
         {%- if is_incremental() %}
-        and occurred_at >= (select min(cut_from) from touched)
+        and occurred_at >= {{ since }}
         {%- endif %}
         and (visitor_id is not null or event_name = 'order_placed')
 ),
