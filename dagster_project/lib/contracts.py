@@ -1,6 +1,7 @@
 """Channel contracts: what each channel's entities look like, and how a source's own columns become theirs."""
 
 import codecs
+import functools
 import hashlib
 import json
 import re
@@ -29,7 +30,7 @@ STAGING_TYPES = {
     "json": "JSON",
 }
 # The safe loader in C where PyYAML has it: contracts are read often, and it is several times faster.
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 M = TypeVar("M", bound=BaseModel)
 BUILT_IN = "landing"  # the source that every entity has: landing/<channel>/<entity>/
 NAME = r"^[a-z][a-z0-9_]*$"
@@ -376,6 +377,12 @@ def parse_channel(file: Path) -> ChannelContract:
     Raises:
         OnefoldError: names file, key and remedy.
     """
+    written = file.stat()
+    return _parse_channel(file, written.st_mtime_ns, written.st_size)
+
+
+@functools.lru_cache(maxsize=256)
+def _parse_channel(file: Path, modified: int, size: int) -> ChannelContract:
     content = _read_yaml(file)
     unknown = set(content) - {"type", "attributes"}
     if content.get("type") != COMPONENT_TYPE or unknown:
@@ -395,7 +402,7 @@ def _read_yaml(file: Path) -> dict:
 
 def _read_documents(file: Path) -> list[dict]:
     try:
-        documents = list(yaml.load_all(file.read_text(encoding="utf-8"), Loader=_LOADER))
+        documents = list(yaml.load_all(file.read_text(encoding="utf-8"), Loader=YAML_LOADER))
     except yaml.YAMLError as error:
         raise OnefoldError(f"{file}: not valid YAML: {error}") from error
     if not documents or not all(isinstance(content, dict) for content in documents):

@@ -34,7 +34,6 @@ log = logging.getLogger("onefold")
 RUN = "live"  # what the process attends to as long as it lives, so that sensors leave its work to it
 _PATIENCE = 60.0  # seconds after which a pass that was stopped is tried again
 _FAULTS = (OnefoldError, OSError, sqlite3.Error, duckdb.Error)
-_MODELS_ONLY = [f"--exclude-resource-type={kind}" for kind in ("unit_test", "test")]  # tests are asked without dbt
 _STEPS = PROJECT_ROOT / "dagster_project" / "defs" / "transformation" / "defs.yaml"
 
 
@@ -117,10 +116,12 @@ class Live:
             refresh = self.state.refresh(f"{RUN}-{uuid.uuid4()}", datetime.now(UTC))
             done = Pass(refresh, loads, seconds=clock.seconds)
             try:
-                self._build(done, clock)
-                self._publish(done)
-                clock.lap("publish")
-                done.ledger_at = time.time()
+                with self.home.keep_open("continuous mode"):
+                    self._build(done, clock)
+                    self._publish(done)
+                    done.ledger_at = time.time()
+                    clock.lap("publish")
+                clock.lap("checkpoint")
                 self.state.finish_refresh(refresh)
                 if not done.problems:  # else the job publish is still owed
                     self.state.advance("published", refresh.number)
@@ -154,10 +155,11 @@ class Live:
 
             result = dbt.run(
                 self.home,
-                ["build", *_MODELS_ONLY, "--select", *select, *scope.arguments(manifest)],
+                ["build", "--select", *select, *scope.arguments(manifest)],
                 as_of=done.refresh.as_of,
                 variables=scope.variables,
                 on_event=note,
+                without_tests=True,  # they are asked without dbt
             )
             if not result.success:
                 raise OnefoldError(dbt.failures(result))

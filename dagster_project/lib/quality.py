@@ -12,6 +12,7 @@ from typing import Any
 import duckdb
 import yaml
 
+from dagster_project.lib.contracts import YAML_LOADER
 from dagster_project.lib.dbt import built_refresh
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import PROJECT_ROOT, transaction
@@ -80,11 +81,11 @@ def suites() -> list[Suite]:
         OnefoldError: a suite is named that does not exist, or lacks a part.
     """
     found = []
-    for entry in yaml.safe_load((FOLDER / "registry.yml").read_text()):
+    for entry in yaml.load((FOLDER / "registry.yml").read_text(), YAML_LOADER):
         file = FOLDER / "suites" / f"{entry['suite']}.yml"
         if not file.exists():
             raise OnefoldError(f"{FOLDER / 'registry.yml'}: there is no suite {file}; write it or remove the entry")
-        content = yaml.safe_load(file.read_text())
+        content = yaml.load(file.read_text(), YAML_LOADER)
         if missing := {"query", "look_at", "expectations"} - set(content):
             raise OnefoldError(f"{file}: {', '.join(sorted(missing))} is missing; add it")
         for expectation in content["expectations"]:
