@@ -32,6 +32,7 @@ _PLACE = {
     "batch_id": "the last file of a channel",
     "refresh": "the number of the last one",
     "previous_customer_id": "where a record belonged before its customer changed: history",
+    "previous_occurred_at": "as previous_customer_id",
     "previous_visitor_id": "as previous_customer_id",
     "_is_revision": "whether a row was there before",
     "cut_from": "how far back the last batch cut a visitor's sessions anew",

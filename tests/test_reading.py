@@ -870,3 +870,26 @@ def test_rows_of_a_file_that_several_threads_read_are_numbered_as_its_lines(tmp_
     read_file(connection, file, Source(), tmp_path)
     wrong = connection.execute("select count(*), count(*) filter (_row <> cast(n as bigint)) from raw").fetchone()
     assert wrong == (200_000, 0)
+
+
+NAMES = st.sampled_from(["a", "A", "b", "客户", "a.b", "a/b", "a~b", "it's", 'say "hi"', "", "_row", "rowid", "select"])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | WRITTEN | st.just("\x00"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.lists(st.dictionaries(NAMES, VALUES, max_size=4), min_size=1, max_size=6))
+def test_lines_of_json_that_are_read_at_once_are_those_that_are_read_line_by_line(tmp_path_factory, records) -> None:
+    """A line that is no object has the whole file read line by line."""
+    folder = tmp_path_factory.mktemp("lines")
+
+    def raw(*more: str) -> tuple:
+        file = folder / "a.jsonl"
+        file.write_text("\n".join([*(json.dumps(record) for record in records), *more]))
+        connection = duckdb.connect()
+        read = read_file(connection, file, Source(), folder)
+        return read.columns, read.records, connection.execute("from raw order by _row").fetchall()
+
+    assert raw() == raw("[]")

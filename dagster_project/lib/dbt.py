@@ -99,7 +99,7 @@ def run(
         variables: more variables.
         on_event: called with each of dbt's structured events, in dbt's threads.
         quiet: keep dbt's own output off the screen.
-        without_tests: show dbt only seeds and models, and have it write no reports; saves half a second.
+        without_tests: show dbt only seeds and models, and have it look and write no further than these; saves half a second.
 
     Returns:
         dbt's `dbtRunnerResult`; `success` says whether all went well.
@@ -112,7 +112,7 @@ def run(
         manifest = replace(
             manifest, nodes={k: node for k, node in manifest.nodes.items() if node.resource_type != "test"}, unit_tests={}
         )
-        arguments = [*arguments, "--no-write-json"]
+        arguments = [*arguments, "--no-write-json", "--cache-selected-only"]
     with _LOCK, home.writing(f"dbt {arguments[0]}"):
         with home.connect("dbt") as connection:
             for name, channel in load_channels(home).items():

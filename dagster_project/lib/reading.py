@@ -260,7 +260,7 @@ def _read_json_lines(connection, path: Path, source: Source, file_format: str, c
     can_be_columns = len({name.lower() for name in names} - {"", "_row", "rowid"}) == len(names)
     if not can_be_columns or any(not keys or len(set(keys)) < len(keys) for keys in key_sets):
         _read_json_line_by_line(connection, text.path, text.compression)
-        return raw_from_objects(connection, _names(_key_sets(connection, "objects")))
+        return raw_from_objects(connection)
     columns = ", ".join(f"{identifier(name)}: 'varchar'" for name in names)
     reader = f"read_json({layout}, columns = {{{columns}}})" if names else f"read_json_objects({layout})"
     # A table keeps the order of the file, so that its row ids number the lines; row_number() would read in one thread.
@@ -288,7 +288,7 @@ def _read_json(connection, path: Path, source: Source, file_format: str, compres
         drop table elements
         """
     )
-    return raw_from_objects(connection, _names(_key_sets(connection, "objects")))
+    return raw_from_objects(connection)
 
 
 def _layout(text: TextFile, layout: str, ignore_errors: bool) -> str:
@@ -334,11 +334,12 @@ def _read_json_line_by_line(connection, path: Path, compression: str) -> None:
     )
 
 
-def raw_from_objects(connection: duckdb.DuckDBPyConnection, names: list[str]) -> list[str]:
-    """Make `raw` of the temporary table `objects` (_row, json).
+def raw_from_objects(connection: duckdb.DuckDBPyConnection, leave_out: frozenset[str] = frozenset()) -> list[str]:
+    """Make `raw` of the temporary table `objects` (_row, json), without the keys that are to be left out.
 
     Keys that differ only in case are one column, as SQL does not tell them apart; an object's first of them counts.
     """
+    names = [name for name in _names(_key_sets(connection, "objects")) if name not in leave_out]
     spellings: dict[str, list[int]] = {}
     for position, name in enumerate(names, 1):
         spellings.setdefault(name.lower(), []).append(position)

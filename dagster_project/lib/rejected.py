@@ -92,8 +92,7 @@ def _replay(
     if not tried:
         return None
     connection.execute("create or replace temp table objects as select _row, json from waiting")
-    names = connection.execute("select distinct unnest(json_keys(json)) as name from objects order by name").fetchall()
-    columns = reading.raw_from_objects(connection, [n for (n,) in names if n != "_row"])
+    columns = reading.raw_from_objects(connection, leave_out=frozenset({"_row"}))
     # A record was mapped already; only its values are judged again.
     rules = source if kind == "row" else Source(name=source.name, time_zone=source.time_zone)
     try:

@@ -64,13 +64,12 @@
 
 {# Customers whose acts or orders changed, and from when on. #}
 {% macro changed_customers() -%}
-    {%- set ever = "cast('1900-01-01' as timestamp)" -%}
     select customer_id, min(changed_at) as changed_at
     from (
-        select customer_id, case when _is_revision then {{ ever }} else occurred_at end as changed_at
+        select customer_id, least(occurred_at, coalesce(previous_occurred_at, occurred_at)) as changed_at
         from {{ ref('unified_customer_events') }} where {{ is_new() }}
         union all
-        select previous_customer_id, {{ ever }} from {{ ref('unified_customer_events') }} where {{ is_new() }}
+        select previous_customer_id, previous_occurred_at from {{ ref('unified_customer_events') }} where {{ is_new() }}
     ) as moments
     where customer_id is not null
     group by customer_id

@@ -46,9 +46,10 @@ records as (
     select * from others
 ),
 
--- Whose the event was before: a customer who lost one has to be worked out anew.
+-- Whose the event was before, and when: a customer who lost one has to be worked out anew.
 kept as (
-    select event_id, customer_id from {{ this }} where event_id in (select event_id from changed where is_changed)
+    select event_id, customer_id, least(occurred_at, coalesce(previous_occurred_at, occurred_at)) as occurred_at
+    from {{ this }} where event_id in (select event_id from changed where is_changed)
 )
 {%- else -%}
 changed as (select fresh.*, true as is_changed from fresh),
@@ -60,6 +61,7 @@ select
     changed.event_id,
     records.customer_id,
     {{ 'kept.customer_id' if is_incremental() else 'cast(null as string)' }} as previous_customer_id,
+    {{ 'kept.occurred_at' if is_incremental() else 'cast(null as timestamp)' }} as previous_occurred_at,
     changed.channel,
     changed.source_table,
     changed.record_id,
