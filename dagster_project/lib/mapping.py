@@ -56,7 +56,7 @@ def contract_sql(entity: Entity, filled: set[str]) -> str:
 
 def _trimmed(text: str) -> str:
     """A text without spaces around it, null if nothing is left; a look at its ends is cheaper than trimming what needs none."""
-    is_trimmed = f"strlen({text}) = length({text}) and {text} <> '' and not prefix({text}, ' ') and not suffix({text}, ' ')"
+    is_trimmed = f"{text} >= '!' and strlen({text}) = length({text}) and not suffix({text}, ' ')"
     return f"case when {is_trimmed} then {text} else nullif(trim({text}), '') end"
 
 
@@ -67,7 +67,7 @@ def typed_sql(entity: Entity, source: Source, mapped: str, filled: set[str], zon
     times = [name for name, column in columns if column.type in values.TIMES]
     numbers = [name for name, column in columns if column.type in values.NUMBERS]
     said = source.said_order is not None
-    parts = [f"{values.time_parts(name)} as _parts_{name}" for name in times]
+    parts = [f"{values.time_parts(name)} as _parts_{name}, {values.plain_time(name)} as _plain_{name}" for name in times]
     texts = [f"{values.iso_time(name, f'_parts_{name}', forms.date_order.get(name), said)} as _text_{name}" for name in times]
     texts += [f"{values.number_text(name, forms.decimal[name])} as _text_{name}" for name in numbers]
     typed = [f"{_typed(name, column, entity, source, zone, forms)} as _typed_{name}" for name, column in columns]
@@ -103,7 +103,7 @@ def _content(columns: list[str | None]) -> str:
             pieces.append("chr(30)" + " || chr(31) || chr(30)" * (len(list(run)) - 1))
         else:
             pieces += [f"coalesce(cast({column} as varchar), chr(30))" for column in run]
-    return f"concat_ws(chr(31), {', '.join(pieces)})"
+    return f"concat({', chr(31), '.join(pieces)})"
 
 
 def _mapped_column(
@@ -169,9 +169,10 @@ def _typed(name: str, column: Column, entity: Entity, source: Source, zone: str,
                 f"when lower({name}) in ('false', 'f', 'no', 'n', '0') then false end"
             )
         case "timestamp":
-            return values.timestamp(name, f"_text_{name}", zone, source.time_format, forms.serial_dates)
+            return values.timestamp(name, f"_text_{name}", f"_plain_{name}", zone, source.time_format, forms.serial_dates)
         case "date":
-            return f"cast({values.timestamp(name, f'_text_{name}', 'UTC', source.time_format, forms.serial_dates)} as date)"
+            moment = values.timestamp(name, f"_text_{name}", f"_plain_{name}", "UTC", source.time_format, forms.serial_dates)
+            return f"cast({moment} as date)"
         case "json":
             return f"case when json_valid({name}) then cast({name} as json) end"
 

@@ -298,12 +298,9 @@ def _layout(text: TextFile, layout: str, ignore_errors: bool) -> str:
 
 
 def _key_sets(connection, objects: str) -> list[list[str] | None]:
-    """The sets of keys that the objects of a relation have; grouped as one text, which takes half as long as lists do."""
+    """The sets of keys that the objects of a relation have; grouped by a hash, which takes half as long as by lists."""
     found = connection.execute(
-        f"""
-        select any_value(keys)
-        from (select json_keys(json) as keys from {objects}) group by len(keys), hash(array_to_string(keys, chr(0)))
-        """
+        f"select any_value(keys) from (select json_keys(json) as keys from {objects}) group by len(keys), hash(keys)"
     ).fetchall()
     return [keys for (keys,) in found]
 

@@ -112,10 +112,16 @@ def _proofs(connection, one: str, other: str) -> tuple[bool, bool]:
 # Times
 
 
+def plain_time(value: str) -> str:
+    """Text to UTC where it is ISO 8601 with a Z, as nearly all times of programs are; null otherwise. It needs no pattern."""
+    is_plain = f"suffix({value}, 'Z') and strlen({value}) >= 20 and {value} >= '{EARLIEST}-' and {value} < '{LATEST + 1}-'"
+    return f"case when {is_plain} then try_cast({value} as timestamp) end"
+
+
 def time_parts(value: str) -> str:
     """Text to a struct of the parts of a written time; null where ISO 8601 or digits alone need no taking apart."""
     names = ", ".join(f"'{name}'" for name in _PARTS)
-    return f"""case when not regexp_full_match({value}, '{_ISO}|\\d+([.]\\d+)?')
+    return f"""case when {plain_time(value)} is null and not regexp_full_match({value}, '{_ISO}|\\d+([.]\\d+)?')
         then regexp_extract({value}, '{"".join(_PARTS.values())}', [{names}]) end"""
 
 
@@ -168,8 +174,12 @@ def iso_time(value: str, parts: str, order: str | None, said: bool) -> str:
     return f"case when {parts} is null or not ({is_taken_apart}) then {value} else {date} || {clock} end"
 
 
-def timestamp(value: str, iso: str, zone: str, time_format: str | None, serial_dates: bool) -> str:
-    """Text to UTC: epoch seconds, milliseconds or microseconds, Excel's days, ISO 8601 with or without a zone."""
+def timestamp(value: str, iso: str, plain: str, zone: str, time_format: str | None, serial_dates: bool) -> str:
+    """Text to UTC: epoch seconds, milliseconds or microseconds, Excel's days, ISO 8601 with or without a zone.
+
+    Args:
+        plain: what `plain_time` made of it.
+    """
     local = f"coalesce(try_cast({iso} as timestamp), try_strptime({iso}, ['%Y%m%d', '%Y%m%d%H%M%S']))"
     in_zone = f"timezone('UTC', timezone('{quoted(zone)}', %s))"
     days = f"timestamp '1899-12-30' + to_seconds(cast(round(try_cast({iso} as double) * 86400) as bigint))"
@@ -192,7 +202,8 @@ def timestamp(value: str, iso: str, zone: str, time_format: str | None, serial_d
         read = f"coalesce({as_said}, {read})"
     # A list names the moment once for the three times it is used.
     sensible = f"lambda moment: moment >= timestamp '{EARLIEST}-01-01' and moment < timestamp '{LATEST + 1}-01-01'"
-    return f"list_filter([{read}], {sensible})[1]"
+    read = f"list_filter([{read}], {sensible})[1]"
+    return read if time_format else f"case when {plain} is not null then {plain} else {read} end"
 
 
 def is_unclear_time(parts: str, iso: str) -> str:
