@@ -238,8 +238,12 @@ class Home:
         """Hold the write lock and have `connect` share one open warehouse, as opening and closing takes a tenth of a second.
 
         What is committed inside lies in DuckDB's write-ahead log, and is written into the warehouse's file at the end.
+        Re-entrant within a thread.
         """
         with self.writing(purpose):
+            if self.warehouse in _WAREHOUSES:
+                yield
+                return
             _WAREHOUSES[self.warehouse] = self._open()
             try:
                 _WAREHOUSES[self.warehouse].execute("set wal_autocheckpoint = '1TB'")

@@ -82,19 +82,42 @@ class Live:
         self.home.attend(RUN)
         try:
             while True:
-                done = self.once()
-                if done:
+                done = None
+                for done in self.while_busy():
                     yield done
                     self.report(done)
-                is_due = time.monotonic() - self._served_at > self.serve_every
-                if self._unserved and (is_due or (not done and self._unserved is not self._refused)):
+                    if self._unserved and time.monotonic() - self._served_at > self.serve_every:
+                        self.serve()
+                if self._unserved and self._unserved is not self._refused:
                     self.serve()
-                if not done:
-                    if until_idle:
-                        return
-                    time.sleep(interval)
+                if until_idle and not done:
+                    return
+                time.sleep(interval)  # other processes have their turn
         finally:
             self.home.leave(RUN)
+
+    def while_busy(self, most_seconds: float = 60.0) -> Iterator[Pass]:
+        """Passes as long as there are new files, with the warehouse kept open and warm; then other processes have their turn.
+
+        A home with sources on the network opens it for each pass: the write lock is never held during a network call.
+
+        Args:
+            most_seconds: after which others have their turn, however many files wait.
+        """
+        until = time.monotonic() + most_seconds
+        if any(s.is_remote for c in load_channels(self.home).values() for e in c.entities.values() for s in e.sources):
+            if done := self.once():
+                yield done
+            return
+        if not self._has_work():
+            return
+        with self.home.turn("continuous mode"), self.home.keep_open("continuous mode"):
+            while time.monotonic() < until and (done := self.once()):
+                yield done
+
+    def _has_work(self) -> bool:
+        settings = Settings.of(self.home)
+        return self._is_behind() or any(new_files(self.home, c, settings) for c in load_channels(self.home).values())
 
     def once(self) -> Pass | None:
         """Load what is new and bring the audiences up to it; None where nothing was new."""
