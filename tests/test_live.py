@@ -11,7 +11,7 @@ from dagster_project.defs import automation
 from dagster_project.jobs import report_pass
 from dagster_project.lib import dbt, quality, serving
 from dagster_project.lib.errors import OnefoldError
-from dagster_project.lib.home import Home
+from dagster_project.lib.home import _HELD, Home
 from dagster_project.lib.live import RUN, Live, Pass
 from dagster_project.lib.state import State
 
@@ -65,6 +65,30 @@ def test_new_files_reach_the_audiences_readers_and_dagster(settled: Home, monkey
         delivery = instance.get_latest_materialization_event(dg.AssetKey(["deliveries", "first_tier_city_customers"]))
         assert delivery.asset_materialization.metadata["members"].value == 1
     assert {verdict.suite.name for verdict in second.verdicts} == {suite.name for suite in quality.suites()}
+
+
+def test_the_warehouse_stays_open_as_long_as_files_keep_coming(settled: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    monkeypatch.setattr(Home, "_open", lambda home, _open=Home._open: opened.append(home) or _open(home))
+    busy = Live(settled, report=lambda done: None).while_busy()
+    for number in range(2):
+        land_rows(settled, f"crm/contacts/{number}.csv", [{**ANNA, "contact_id": f"k{number}"}])
+        assert next(busy).problems == []
+        assert len(opened) == 1
+    assert next(busy, None) is None
+    with settled.connect("somebody else") as connection:
+        assert connection.execute("select count(*) from cleaned.crm_contacts").fetchone() == (2,)
+    assert len(opened) == 2
+
+
+def test_a_home_with_a_source_on_the_network_holds_no_lock_between_passes(settled: Home) -> None:
+    (settled.sources / "email.yaml").write_text(
+        "channel: email\nentities: {events: [{name: remote, location: 'http://127.0.0.1:9/mail/*.csv'}]}\n"
+    )
+    land_rows(settled, "crm/contacts/a.csv", [ANNA])
+    busy = Live(settled, report=lambda done: None).while_busy()
+    assert next(busy).problems == []
+    assert (settled.path / ".lock") not in _HELD
 
 
 def test_a_pass_that_a_check_stops_publishes_nothing_and_comes_again_with_new_files(settled: Home) -> None:
