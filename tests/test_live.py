@@ -81,6 +81,19 @@ def test_the_warehouse_stays_open_as_long_as_files_keep_coming(settled: Home, mo
     assert len(opened) == 2
 
 
+def test_a_warehouse_that_somebody_holds_is_waited_for(settled: Home, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    def held(home: Home) -> None:
+        raise OnefoldError("held by somebody")
+
+    land_rows(settled, "crm/contacts/a.csv", [ANNA])
+    live = Live(settled, report=lambda done: None)
+    with monkeypatch.context() as somebody:
+        somebody.setattr(Home, "_open", held)
+        assert list(live.passes(until_idle=True)) == []
+    assert "nothing is loaded: held by somebody" in caplog.text
+    assert [done.rows for done in live.passes(until_idle=True)] == [1]
+
+
 def test_a_home_with_a_source_on_the_network_holds_no_lock_between_passes(settled: Home) -> None:
     (settled.sources / "email.yaml").write_text(
         "channel: email\nentities: {events: [{name: remote, location: 'http://127.0.0.1:9/mail/*.csv'}]}\n"

@@ -5,6 +5,7 @@ ingest, refresh and publish do, with the same checks in the same places, and han
 switched when there is time: at once where nothing else waits, and at least every `serve_every` seconds.
 """
 
+import contextlib
 import logging
 import sqlite3
 import time
@@ -86,9 +87,9 @@ class Live:
                 for done in self.while_busy():
                     yield done
                     self.report(done)
-                    if self._unserved and time.monotonic() - self._served_at > self.serve_every:
+                    if self._is_due():
                         self.serve()
-                if self._unserved and self._unserved is not self._refused:
+                if self._is_due() or self._unserved is not self._refused:
                     self.serve()
                 if until_idle and not done:
                     return
@@ -111,9 +112,18 @@ class Live:
             return
         if not self._has_work():
             return
-        with self.home.turn("continuous mode"), self.home.keep_open("continuous mode"):
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(self.home.turn("continuous mode"))
+                held.enter_context(self.home.keep_open("continuous mode"))
+            except _FAULTS as error:  # tried again at the next look
+                log.error("nothing is loaded: %s", _words(error))
+                return
             while time.monotonic() < until and (done := self.once()):
                 yield done
+
+    def _is_due(self) -> bool:
+        return self._unserved is not None and time.monotonic() - self._served_at > self.serve_every
 
     def _has_work(self) -> bool:
         settings = Settings.of(self.home)
