@@ -105,7 +105,6 @@ class Live:
         Args:
             most_seconds: after which others have their turn, however many files wait.
         """
-        until = time.monotonic() + most_seconds
         if any(s.is_remote for c in load_channels(self.home).values() for e in c.entities.values() for s in e.sources):
             if done := self.once():
                 yield done
@@ -119,6 +118,7 @@ class Live:
             except _FAULTS as error:  # tried again at the next look
                 log.error("nothing is loaded: %s", _words(error))
                 return
+            until = time.monotonic() + most_seconds
             while time.monotonic() < until and (done := self.once()):
                 yield done
 

@@ -91,7 +91,7 @@ def typed_sql(entity: Entity, source: Source, mapped: str, filled: set[str], zon
     return f"""
         select _row, {names}, _extra, {reason} as _reason,
             md5({content}) as _payload_hash
-        from (select *, {", ".join(typed)} from ({in_one_form}))
+        from (select {", ".join(["*", *typed])} from ({in_one_form}))
     """
 
 
