@@ -1,6 +1,7 @@
 """The shape of the project: assets, layers and their borders."""
 
 import json
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -42,6 +43,14 @@ def test_dbt_shares_the_warehouse_with_everybody_else_when_it_has_spilled(home: 
         assert dbt.run(home, ["show", "--inline", "select 1 as one"]).success
         with home.connect("test again") as again:
             assert again.execute("select 1").fetchone() == (1,)
+
+
+def test_a_manifest_that_a_full_disk_cut_off_is_written_anew(tmp_path: Path) -> None:
+    home = Home(tmp_path).prepare()
+    whole = dbt.manifest(home)
+    file = dbt.target(home) / "manifest.json"
+    file.write_text(file.read_text()[:100_000])
+    assert dbt.manifest(home)["nodes"] == whole["nodes"]
 
 
 def test_every_entity_of_every_channel_is_an_asset_with_owner_kind_and_description(home: Home, loaded: dg.Definitions) -> None:

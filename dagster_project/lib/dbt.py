@@ -68,17 +68,20 @@ def parse(home: Home) -> Any:
     """
     _write_sources(home)
     parsed = _parse(json.dumps(project_variables(home), sort_keys=True), _fingerprint(), home)
-    written = target(home) / "manifest.json"
-    mark = target(home) / f".{project_state(home)}"
-    if not (written.exists() and mark.exists()):
+    written, mark = target(home) / "manifest.json", target(home) / ".manifest"
+    # dbt writes this file too, when somebody runs it, and in place: half of it stays where the disk is full.
+    if not (written.exists() and mark.exists() and mark.read_text() == _mark_of(written, home)):
         target(home).mkdir(parents=True, exist_ok=True)
-        for old in target(home).glob(".????????????????"):
-            old.unlink()
         draft = written.with_name(f".manifest-{os.getpid()}.json")  # another process may read it just now
         parsed.write(str(draft))
+        marked = _mark_of(draft, home)
         draft.replace(written)
-        mark.touch()
+        mark.write_text(marked)
     return parsed
+
+
+def _mark_of(file: Path, home: Home) -> str:
+    return f"{project_state(home)} {file.stat().st_mtime_ns} {file.stat().st_size}"
 
 
 def run(
@@ -98,8 +101,8 @@ def run(
         as_of: the moment that stands for now, UTC; by default it is now.
         variables: more variables.
         on_event: called with each of dbt's structured events, in dbt's threads.
-        quiet: keep dbt's own output off the screen.
-        without_tests: show dbt only seeds and models, and have it look and write no further than these; saves half a second.
+        quiet: keep dbt's own output off the screen, and its reports and compiled SQL off the disk.
+        without_tests: show dbt only seeds and models, and have it look no further than these; saves half a second.
 
     Returns:
         dbt's `dbtRunnerResult`; `success` says whether all went well.
@@ -112,7 +115,7 @@ def run(
         manifest = replace(
             manifest, nodes={k: node for k, node in manifest.nodes.items() if node.resource_type != "test"}, unit_tests={}
         )
-        arguments = [*arguments, "--no-write-json", "--cache-selected-only"]
+        arguments = [*arguments, "--cache-selected-only"]
     with _LOCK, home.writing(f"dbt {arguments[0]}"):
         with home.connect("dbt") as connection:
             for name, channel in load_channels(home).items():
@@ -220,7 +223,7 @@ def compile_for_spark(home: Home) -> list[Statement]:
             ["--full-refresh", "--select", "resource_type:model", "resource_type:test"],
             ["--select", "config.materialized:incremental", "--indirect-selection", "empty"],
         ):
-            offline = ["--no-introspect", "--no-populate-cache", "--no-write-json"]
+            offline = ["--no-introspect", "--no-populate-cache"]
             done = dbtRunner(manifest=parsed.result).invoke([*_QUIET, "compile", *offline, *form, *common])
             if not done.success:
                 raise OnefoldError(f"the dbt project does not compile for Spark: {failures(done)}")
@@ -269,7 +272,7 @@ def _files(node: Any, manifest: Any) -> tuple[str, ...]:
 
 _SELECTING = {"--select", "-s", "--models", "-m", "--exclude", "--selector"}
 _WRITING = {"build", "run", "seed", "snapshot"}
-_QUIET = ["--log-level", "none", "--log-level-file", "none"]
+_QUIET = ["--log-level", "none", "--log-level-file", "none", "--no-write-json"]
 
 
 def _models(layer: str, except_for: set[str]) -> list[str]:

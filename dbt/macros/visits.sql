@@ -32,6 +32,37 @@
     end
 {%- endmacro %}
 
+{# Events of trackers that changed, and what stands in unified.session_events of those that were there before: visitor and time.
+
+   Args: since: a moment that none of them is before; none where it is not known yet. #}
+{% macro placed_anew(since=none) -%}
+    {%- set events = ref('unified_customer_events') -%}
+    select visitor_id, occurred_at from {{ events }} where {{ is_new() }} and visitor_id is not null
+    {%- if is_incremental() %}
+    union all
+    select visitor_id, occurred_at from {{ this }}
+    where event_id in (select event_id from {{ events }} where {{ is_new() }} and _is_revision)
+        {{- ' and occurred_at >= ' ~ since if since }}
+    {%- endif %}
+{%- endmacro %}
+
+{# The earliest session that may have to be cut again begins then, or later. #}
+{% macro recut_since() -%}
+    {%- do return(earliest(
+        'with bounds as (select ' ~ dbt.dateadd('minute', -var('session_idle_minutes', 30), 'min(occurred_at)') ~ ' as since from ('
+        ~ placed_anew() ~ ') as changes) select least((select since from bounds), (select min(session_started_at) from ' ~ this
+        ~ ' where occurred_at >= (select since from bounds)))')) -%}
+{%- endmacro %}
+
+{# Incremental strategy `recut`: an event replaces its row, which is looked for from the moment on. #}
+{% macro get_incremental_recut_sql(arguments) %}
+    {%- set target, temporary = arguments['target_relation'], arguments['temp_relation'] -%}
+    {%- set columns = get_quoted_csv(arguments['dest_columns'] | map(attribute='name')) -%}
+    delete from {{ target }}
+    where occurred_at >= {{ recut_since() }} and event_id in (select event_id from {{ temporary }});
+    insert into {{ target }} ({{ columns }}) select {{ columns }} from {{ temporary }}
+{%- endmacro %}
+
 {# Visitors whose sessions have to be worked out anew, and from when on: where they were cut again; of one who lost an event,
    all; and where a customer's acts or orders changed, all sessions that may be credited with an order near them.
 

@@ -76,3 +76,4 @@ left join records on records.record_key = changed.event_id
 {%- if is_incremental() %}
 left join kept on kept.event_id = changed.event_id
 {%- endif %}
+{{ in_time_order('changed.occurred_at', 'changed.event_id') }}

@@ -1,31 +1,15 @@
 -- Grain: one event of a tracker, in its session. A visitor's session ends with a pause of more than session_idle_minutes,
 -- where another campaign begins, and at midnight if so set; the tracker's own session is not asked. Fed by
 -- unified.customer_events; read by unified.sessions and BI.
-{{ config(unique_key='event_id', incremental_strategy='delete+insert') }}
+{{ config(unique_key='event_id', incremental_strategy='recut') }}
 
 {%- set idle = var('session_idle_minutes', 30) %}
 {%- set in_order = 'order by occurred_at, event_id' %}
-
-{%- set changes %}
-    select visitor_id, occurred_at from {{ ref('unified_customer_events') }} where {{ is_new() }} and visitor_id is not null
-    {%- if is_incremental() %}
-    union all
-    select visitor_id, occurred_at from {{ this }}
-    where event_id in (select event_id from {{ ref('unified_customer_events') }} where {{ is_new() }} and _is_revision)
-    {%- endif %}
-{%- endset %}
-
-{%- if is_incremental() %}
-{%- set since = earliest(
-    'with changes as (' ~ changes ~ '), bounds as (select ' ~ dbt.dateadd('minute', -idle, 'min(occurred_at)') ~ ' as since from changes) '
-    ~ 'select least((select since from bounds), (select min(session_started_at) from ' ~ this
-    ~ ' where occurred_at >= (select since from bounds)))') %}
-{%- endif %}
+{%- set since = recut_since() if is_incremental() %}
 
 with changed as (
     select visitor_id, min(occurred_at) as changed_at
-    from ({{ changes }}
-    ) as changes
+    from ({{ placed_anew(since) }}) as changes
     group by visitor_id
 ),
 
@@ -129,3 +113,4 @@ from final
 {%- if is_incremental() %}
 left join kept on kept.event_id = final.event_id
 {%- endif %}
+{{ in_time_order('final.occurred_at', 'final.event_id') }}
