@@ -145,4 +145,3 @@ select
     not (duration_seconds >= 10 or page_views >= 2 or order_count > 0) as is_bounce,
     {{ seq() }}
 from final
-{{ in_time_order('started_at', 'visit_id') }}
