@@ -16,37 +16,16 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from dagster_project import terminal
+from dagster_project.cli_identity import explain, identity
 from dagster_project.lib import answers, progress
 from dagster_project.lib.contracts import ChannelContract, Mapping, load_channels
-from dagster_project.lib.errors import OnefoldError, told, with_remedy
+from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import PROJECT_ROOT, Home
 from dagster_project.lib.settings import Settings
-from dagster_project.terminal import answer, bar, table
+from dagster_project.terminal import Group, answer, as_json_option, bar, table
 
 
-class _Command(click.Command):
-    """Shows an error that a person can put right without a traceback, and exits with 1."""
-
-    def invoke(self, context: click.Context) -> Any:
-        try:
-            return super().invoke(context)
-        except OnefoldError as error:
-            raise click.ClickException(with_remedy(str(error))) from error
-        except Exception as error:
-            if message := told(error):
-                raise click.ClickException(message) from error
-            raise
-
-
-class _Group(click.Group):
-    command_class = _Command
-    group_class = type
-
-
-as_json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--home",
     type=click.Path(path_type=Path, file_okay=False),
@@ -69,6 +48,10 @@ def main(context: click.Context, home: Path | None, verbose: bool) -> None:
     logger.setLevel(logging.INFO if verbose else logging.WARNING)
     logger.handlers = [RichHandler(console=terminal.problems, show_path=False)]
     logger.propagate = False
+
+
+main.add_command(explain)
+main.add_command(identity)
 
 
 @main.command()
@@ -320,7 +303,7 @@ def customer(home: Home, who: str, as_json: bool) -> None:
     answer(as_json, content, table("Customer", profile), *parts)
 
 
-@main.group(cls=_Group)
+@main.group(cls=Group)
 def rejected() -> None:
     """The quarantine: rows that were not accepted."""
 
@@ -358,7 +341,7 @@ def rejected_replay(home: Home, as_json: bool) -> None:
         sys.exit(1)
 
 
-@main.group(cls=_Group)
+@main.group(cls=Group)
 def source() -> None:
     """Where data comes from: templates of well-known services, and the mappings of this home."""
 
@@ -409,7 +392,7 @@ def _located(mappings: list[Mapping]) -> list[dict[str, str]]:
     ]
 
 
-@main.group(cls=_Group)
+@main.group(cls=Group)
 def tag() -> None:
     """Tags of customers."""
 
@@ -423,7 +406,7 @@ def tag_list(home: Home, as_json: bool) -> None:
     answer(as_json, rows, table("Tags", rows))
 
 
-@main.group(cls=_Group)
+@main.group(cls=Group)
 def audience() -> None:
     """Audiences and their publication."""
 
@@ -478,7 +461,7 @@ def dbt_command(home: Home, arguments: tuple[str, ...]) -> None:
         sys.exit(1)
 
 
-@main.group(cls=_Group)
+@main.group(cls=Group)
 def bench() -> None:
     """Benchmarks of this machine; the ratios within one run are what counts."""
 
@@ -536,6 +519,56 @@ def bench_refresh(home: Home, sizes: str, increments: int, as_json: bool) -> Non
     ]
     parts = [{"events": r["events"], **r["increment"]["parts"]} for r in content["results"]]
     answer(as_json, content, table("Builds", shown), table(f"Seconds of {content['batch']:,} new events, by part", parts))
+
+
+@bench.command("identity")
+@click.option("--links", default=10_000_000, show_default=True, help="Size of the candidate graph.")
+@click.option("--giant", default=1_000_000, show_default=True, help="Links of one component in which everything breaks.")
+@as_json_option
+@click.pass_obj
+def bench_identity(home: Home, links: int, giant: int, as_json: bool) -> None:
+    """Identity on a large graph, with rules and without, then a thousand links more, then one giant bad component.
+
+    Example: onefold bench identity --links 1000000 --giant 100000
+    """
+    from bench import identity as benchmark
+
+    content = benchmark.run(_bench_folder(home), links, giant, _tell)
+    rows = [{"what": name, **content[name]} for name in ("none", "shipped", "more", "giant") if name in content]
+    ratios = [{"rules_to_none": content["rules_to_none"], "more_to_whole": content["more_to_whole"]}]
+    answer(as_json, content, *(table(row["what"], [row]) for row in rows), table("Ratios", ratios))
+
+
+@bench.command("match")
+@click.option("--profiles", default=100_000, show_default=True)
+@click.option("--rounds", default=3, show_default=True)
+@as_json_option
+@click.pass_obj
+def bench_match(home: Home, profiles: int, rounds: int, as_json: bool) -> None:
+    """Matching of records, beside plain Splink comparing the same pairs.
+
+    Example: onefold bench match --profiles 20000 --rounds 1
+    """
+    from bench import match as benchmark
+
+    content = benchmark.run(_bench_folder(home), profiles, rounds, _tell)
+    answer(as_json, content, table(f"{profiles:,} profiles", content["results"]))
+
+
+@bench.command("accuracy")
+@click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--people", default=2000, show_default=True, help="Size of the sample company.")
+@as_json_option
+@click.pass_obj
+def bench_accuracy(home: Home, data: Path, people: int, as_json: bool) -> None:
+    """Matching on data with known truth: fake_1000, febrl3 and febrl4 below DATA, and the sample company at three noise levels.
+
+    Example: onefold bench accuracy data
+    """
+    from bench import accuracy as benchmark
+
+    rows = benchmark.run(_bench_folder(home), data, people, _tell)
+    answer(as_json, rows, table("Matching against the truth", rows))
 
 
 @bench.command("live")

@@ -11,9 +11,33 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from dagster_project.lib.errors import OnefoldError, told, with_remedy
+
 # Two streams, so that answers and --json stay clean; a wide table where the output is a file.
 problems = Console(stderr=True)
 answers = Console(width=None if sys.stdout.isatty() else 140)
+
+
+class Command(click.Command):
+    """Shows an error that a person can put right without a traceback, and exits with 1."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except OnefoldError as error:
+            raise click.ClickException(with_remedy(str(error))) from error
+        except Exception as error:
+            if message := told(error):
+                raise click.ClickException(message) from error
+            raise
+
+
+class Group(click.Group):
+    command_class = Command
+    group_class = type
+
+
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 
 
 def answer(as_json: bool, content: Any, *shown: Any) -> None:

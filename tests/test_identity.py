@@ -14,25 +14,35 @@ from hypothesis import strategies as st
 
 from dagster_project.lib.identity.components import connected_components
 from dagster_project.lib.identity.resolve import resolve
+from dagster_project.lib.identity.rules import Rules
 
+# Whatever is linked is one: these tests are about components and ids.
+RULES = Rules.model_validate({"types": {}, "undeclared": {"kind": "person", "priority": 99}, "blocked": [], "longest": 1024})
 KEY = b"a key that only tests use"
 STATE = ["assignments", "_changes", "_redirects", "_customer_ids", "_solved"]
 START = datetime(2026, 1, 1)
 GRAPH = """
     select concat(left_type, ':', left_value) as left_node_id, concat(right_type, ':', right_value) as right_node_id,
-        is_active, _seq
+        rule, confidence, first_seen_at, is_active, _seq
     from identity.edges
 """
 # The columns of identity_nodes and identity_edges (dbt/models/identity/) that the solver reads.
 TABLES = """
     create schema identity;
     create table identity.nodes (
-        node_id varchar primary key, identifier_type varchar, identifier_value varchar, is_person boolean,
-        is_usable boolean, first_seen_at timestamp, _seq bigint
+        node_id varchar primary key, identifier_type varchar, identifier_value varchar, priority integer, is_person boolean,
+        is_usable boolean, first_seen_at timestamp, last_seen_at timestamp, _first_seq bigint, _seq bigint
     );
     create table identity.edges (
-        left_type varchar, left_value varchar, right_type varchar, right_value varchar, is_active boolean, _seq bigint,
-        primary key (left_type, left_value, right_type, right_value)
+        left_type varchar, left_value varchar, right_type varchar, right_value varchar, rule varchar, confidence double,
+        first_seen_at timestamp, is_active boolean, _seq bigint, primary key (left_type, left_value, right_type, right_value)
+    );
+    create table identity.evidence (
+        left_type varchar, left_value varchar, right_type varchar, right_value varchar, rule varchar, confidence double,
+        seen_at timestamp, is_current boolean
+    );
+    create table identity.sightings (
+        identifier_type varchar, identifier_value varchar, seen_at timestamp, is_current boolean, is_usable boolean
     );
 """
 
@@ -64,9 +74,10 @@ class Graph:
             known = self.connection.execute("select first_seen_at from identity.nodes where node_id = ?", [node]).fetchone()
             count = self.connection.execute("select count(*) from identity.nodes").fetchone()[0]
             first = known[0] if known and day is None else START + timedelta(days=count if day is None else day)
+            rule = RULES.of_type(kind)
             self.connection.execute(
-                "insert or replace into identity.nodes values (?, ?, ?, ?, ?, ?, ?)",
-                [node, kind, value, kind != "device_id", is_usable, first, self.seq],
+                "insert or replace into identity.nodes values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [node, kind, value, rule.rank, rule.is_person, is_usable, first, first, self.seq, self.seq],
             )
         return self
 
@@ -78,7 +89,7 @@ class Graph:
                 if not self.connection.execute("from identity.nodes where node_id = ?", [node]).fetchone():
                     self.see(node)
             self.connection.execute(
-                "insert or replace into identity.edges values (?, ?, ?, ?, ?, ?)",
+                "insert or replace into identity.edges values (?, ?, ?, ?, 'seen_together', 1.0, null, ?, ?)",
                 [*left.split(":"), *right.split(":"), is_active, self.seq],
             )
         return self
@@ -88,7 +99,7 @@ class Graph:
 
     def solve(self) -> dict[str, str]:
         """Take the next step; returns the customer of each identifier."""
-        with_key = {"graph": GRAPH, "seq": self.seq, "as_of": START + timedelta(days=self.seq), "key": KEY}
+        with_key = {"graph": GRAPH, "seq": self.seq, "as_of": START + timedelta(days=self.seq), "key": KEY, "rules": RULES}
         self.resolution = resolve(self.connection, **with_key)
         self.seq += 1
         return self.assignments()
@@ -208,8 +219,8 @@ def test_equally_old_identifiers_give_the_same_id_in_any_order():
 
 def test_another_key_gives_other_ids_and_tokens():
     one, other = Graph().link(*EDGES), Graph().link(*EDGES)
-    resolve(one.connection, graph=GRAPH, seq=1, as_of=START, key=b"one")
-    resolve(other.connection, graph=GRAPH, seq=1, as_of=START, key=b"other")
+    resolve(one.connection, graph=GRAPH, seq=1, as_of=START, key=b"one", rules=RULES)
+    resolve(other.connection, graph=GRAPH, seq=1, as_of=START, key=b"other", rules=RULES)
     secrets = "select customer_id from identity.assignments union select identifier_token from identity.assignments"
     assert set(one.rows(secrets)).isdisjoint(other.rows(secrets))
 

@@ -184,14 +184,19 @@ def customer(home: Home, who: str) -> dict[str, Any]:
     Raises:
         OnefoldError: nobody has this id or identifier.
     """
-    with _private(home) as connection:
+    with private(home) as connection:
         found = connection.execute(
             """
-            select to_customer_id from identity.redirects where from_customer_id = $who
-            union all select customer_id from unified.customers where customer_id = $who
-            union all select customer_id from unified.customer_identifiers
+            with found as (
+                select to_customer_id as customer_id, 1 as trust, null as until from identity.redirects
+                where from_customer_id = $who
+                union all
+                select customer_id, 2, null from unified.customers where customer_id = $who
+                union all  -- one that several share in time leads to who has it last
+                select customer_id, 3, valid_to from unified.customer_identifiers
                 where concat(identifier_type, ':', identifier_value) = $who or identifier_value = $who
-            limit 1
+            )
+            select customer_id from found order by trust, until desc nulls first limit 1
             """,
             {"who": who},
         ).fetchone()
@@ -205,8 +210,8 @@ def customer(home: Home, who: str) -> dict[str, Any]:
             "profile": _rows(connection, "select * from unified.customers where customer_id = $id", id_)[0],
             "identifiers": _rows(
                 connection,
-                "select identifier_type, identifier_value, first_seen_at, last_seen_at, sources "
-                "from unified.customer_identifiers where customer_id = $id order by 1, 2",
+                "select identifier_type, identifier_value, valid_from, valid_to, first_seen_at, last_seen_at, sources "
+                "from unified.customer_identifiers where customer_id = $id order by 1, 2, 3 nulls first",
                 id_,
             ),
             "tags": _rows(
@@ -234,7 +239,54 @@ def customer(home: Home, who: str) -> dict[str, Any]:
         }
 
 
-def _private(home: Home) -> duckdb.DuckDBPyConnection:
+def reviews(home: Home, limit: int) -> Rows:
+    """What nobody has decided: likely unions, then refused ones that records ask for, then those of shared things."""
+    with private(home) as connection:
+        return _rows(
+            connection,
+            """
+            select
+                concat(left_type, ':', left_value) as one, concat(right_type, ':', right_value) as other,
+                case when through_type is not null then concat(through_type, ':', through_value) end as through,
+                detail as reason, match_probability as probability, refused_at,
+                left_customer_id as customer, right_customer_id as other_customer
+            from identity.reviews
+            order by through_type is not null, match_probability desc nulls last, refused_at desc, one, other limit $limit
+            """,
+            {"limit": limit},
+        )
+
+
+def common_values(home: Home, limits: dict[str, int]) -> Rows:
+    """Identifiers that stand on records with ten times as many values of another type as one customer may have.
+
+    Args:
+        limits: by identifier type, how many values of it a customer may have; other types are not looked at.
+    """
+    most = " ".join(f"when '{quoted(name)}' then {10 * limit}" for name, limit in limits.items())
+    with private(home) as connection:
+        return _rows(
+            connection,
+            f"""
+            with ends as (
+                select left_type as identifier_type, left_value as identifier_value, right_type as other_type
+                from identity.edges where is_active
+                union all
+                select right_type, right_value, left_type from identity.edges where is_active
+            )
+            select identifier_type, identifier_value, count(*) as values, other_type as of_type
+            from ends group by all having count(*) > case other_type {most} end
+            order by values desc, identifier_type, identifier_value limit 1000
+            """,
+        )
+
+
+def private(home: Home) -> duckdb.DuckDBPyConnection:
+    """The served tables with contact data, for reading.
+
+    Raises:
+        OnefoldError: nothing is served yet.
+    """
     file = home.serving / "current" / "onefold_private.duckdb"
     if not file.exists():
         raise OnefoldError(f"{home.path} has not served anything yet; run `onefold refresh`")
@@ -243,7 +295,7 @@ def _private(home: Home) -> duckdb.DuckDBPyConnection:
 
 
 def _served(home: Home, query: str) -> Rows:
-    with _private(home) as connection:
+    with private(home) as connection:
         return _rows(connection, query)
 
 

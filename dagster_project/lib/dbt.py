@@ -22,6 +22,7 @@ import yaml
 from dagster_project.lib.contracts import load_channels
 from dagster_project.lib.errors import OnefoldError, with_remedy
 from dagster_project.lib.home import PROJECT_ROOT, Home, transaction
+from dagster_project.lib.identity.rules import Rules
 from dagster_project.lib.ingest import learn_values, next_sequence, prepare_warehouse
 from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import State
@@ -54,6 +55,7 @@ def project_variables(home: Home) -> dict[str, Any]:
     return {
         "entities": entities,
         "tag_models": _models("tags", except_for={"tags_customer_tags", "tags_catalog", "tags_cut_points"}),
+        **Rules.of(home).of_models,
         **settings.of_models,
     }
 
@@ -292,7 +294,7 @@ def _note_build(connection, home: Home, refresh: int, full: bool) -> None:
     Raises:
         OnefoldError: the settings or the reference data changed; rows built under the old ones would stay.
     """
-    settings = json.dumps(Settings.of(home).of_models)
+    settings = json.dumps(Settings.of(home).of_models) + json.dumps(Rules.of(home).of_models)
     content = "".join(file.read_text(encoding="utf-8") for file in sorted((PROJECT / "seeds").glob("*.csv")))
     content += (PROJECT / "dbt_project.yml").read_text(encoding="utf-8")
     mark = hashlib.sha256((settings + content).encode()).hexdigest()[:16]
@@ -300,8 +302,8 @@ def _note_build(connection, home: Home, refresh: int, full: bool) -> None:
     before = connection.execute("select settings from staging._built").fetchone()
     if before and before[0] != mark and not full:
         raise OnefoldError(
-            "settings, seeds or dbt_project.yml changed since the tables were built, and rows built before would keep the "
-            "old ones; run `onefold refresh --full` (customer ids are kept)"
+            "settings, rules of what identifies somebody, seeds or dbt_project.yml changed since the tables were built, and "
+            "rows built before would keep the old ones; run `onefold refresh --full` (customer ids are kept)"
         )
     if full:
         with transaction(connection):

@@ -25,6 +25,16 @@ create table if not exists approvals (  -- a person takes a suite's present numb
     reason text not null,
     approved_at text not null
 );
+create table if not exists decisions (  -- of people about identity; of two on the same identifiers the later counts
+    decision integer primary key autoincrement,
+    kind text not null,          -- same, different, handed_over, undecided
+    left_id text not null,       -- <type>:<value>
+    right_id text,               -- null: handed_over
+    effective_at text,           -- handed_over: since when the value is somebody else's
+    decided_by text not null,
+    reason text not null,
+    decided_at text not null
+);
 create table if not exists refreshes (
     refresh integer primary key autoincrement,
     run_id text not null unique,
@@ -43,6 +53,19 @@ class Refresh:
     number: int
     as_of: datetime
     loaded: int
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What somebody decided about identifiers, as `<type>:<value>`; `right` is None where one was handed on."""
+
+    kind: str  # same, different, handed_over, undecided
+    left: str
+    right: str | None
+    effective_at: datetime | None
+    decided_by: str
+    reason: str
+    decided_at: datetime
 
 
 class State:
@@ -165,6 +188,29 @@ class State:
                 "join (select suite, max(refresh) as refresh from approvals group by suite) using (refresh)"
             ).fetchall()
         return {suite: _refresh(row) for suite, *row in rows}
+
+    def decide(self, decision: Decision) -> None:
+        """Keep what somebody decided; nothing is ever taken out, a later decision counts instead."""
+        moments = [moment and moment.isoformat() for moment in (decision.effective_at, decision.decided_at)]
+        with self._transaction() as connection:
+            connection.execute(
+                "insert into decisions (kind, left_id, right_id, effective_at, decided_by, reason, decided_at) "
+                "values (?, ?, ?, ?, ?, ?, ?)",
+                (decision.kind, decision.left, decision.right, moments[0], decision.decided_by, decision.reason, moments[1]),
+            )
+
+    def decisions(self) -> list[Decision]:
+        """The decisions that count: the last one on each pair, and on each identifier that was handed on."""
+        with self._transaction() as connection:
+            rows = connection.execute(
+                "select kind, left_id, right_id, effective_at, decided_by, reason, decided_at from decisions order by decision"
+            ).fetchall()
+        last: dict[tuple, Decision] = {}
+        for kind, left, right, effective_at, by, reason, decided_at in rows:
+            pair = (left, None) if right is None else tuple(sorted((left, right)))
+            moment = effective_at and datetime.fromisoformat(effective_at)
+            last[pair] = Decision(kind, left, right, moment, by, reason, datetime.fromisoformat(decided_at))
+        return [decision for decision in last.values() if decision.kind != "undecided"]
 
     def unfinished_refreshes(self, before: int) -> list[int]:
         """Numbers of the refreshes among the thousand before one that were blocked or killed."""

@@ -42,7 +42,7 @@
                 partition by customer_id, identifier_type order by last_seen_at desc nulls last, identifier_value
             ) as recency
         from theirs
-        where identifier_type in ('email', 'phone')
+        where identifier_type in ('email', 'phone') and valid_to is null  -- what is somebody else's now is no contact
     ) as ranked
     where recency = 1
     group by customer_id

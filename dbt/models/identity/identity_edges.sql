@@ -40,8 +40,8 @@ said as (
         right_type,
         right_value,
         is_addition,
-        min(rule) as rule,
-        cast(1.0 as double) as confidence,
+        max(rule) as rule,  -- seen_together goes before alike
+        max(case when is_current then confidence end) as confidence,
         min(case when is_current then seen_at end) as first_seen_at,
         max(case when is_current then seen_at end) as last_seen_at,
         count(case when is_current then 1 end) as record_count,
@@ -62,8 +62,8 @@ select
     said.right_type,
     said.right_value,
     {% if is_incremental() -%}
-    least(said.rule, known.rule) as rule,
-    said.confidence,
+    greatest(said.rule, known.rule) as rule,
+    greatest(said.confidence, known.confidence) as confidence,
     least(said.first_seen_at, known.first_seen_at) as first_seen_at,
     greatest(said.last_seen_at, known.last_seen_at) as last_seen_at,
     said.record_count + coalesce(known.record_count, 0) as record_count,

@@ -62,6 +62,10 @@ select
     said.record_count + coalesce(known.record_count, 0) as record_count,
     {{ merged_text('said.sources', 'known.sources') }} as sources,
     known.node_id is not null or not said.is_addition as _is_revision,
+    cast(case
+        when said.first_seen_at is null or known.first_seen_at <= said.first_seen_at then coalesce(known._first_seq, {{ var('seq', 0) }})
+        else {{ var('seq', 0) }}
+    end as bigint) as _first_seq,
     {%- else -%}
     said.priority,
     said.priority < 100 as is_person,
@@ -72,6 +76,7 @@ select
     said.record_count,
     said.sources,
     true as _is_revision,
+    cast({{ var('seq', 0) }} as bigint) as _first_seq,
     {%- endif %}
     {{ seq() }}
 from said

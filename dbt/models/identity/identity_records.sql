@@ -1,5 +1,5 @@
 -- Grain: one record that carries identifiers, with the one it is attributed by (its most trusted usable one) and the
--- customer that one belongs to; where none is usable, the customer is null, and where none is left, the identifier too.
+-- customer that one belonged to at that time; where none is usable, the customer is null, and where none is left, the identifier too.
 -- Fed by sightings and assignments; read by unified and quality.
 -- depends_on: {{ ref('identity_changes') }}, {{ ref('identity_nodes') }}
 {{ config(unique_key='record_key') }}
@@ -44,6 +44,7 @@ attributed as (
     left join {{ ref('identity_assignments') }} as assignments
         on assignments.identifier_type = ranked.identifier_type
         and assignments.identifier_value = ranked.usable_value
+        and {{ in_span('assignments', 'ranked.seen_at') }}
 ),
 
 {% if is_incremental() -%}
@@ -80,6 +81,7 @@ final as (
     left join attributed on attributed.record_key = kept.record_key
     left join {{ ref('identity_assignments') }} as assignments
         on assignments.identifier_type = kept.identifier_type and assignments.identifier_value = kept.identifier_value
+        and {{ in_span('assignments', 'kept.seen_at') }}
     where kept.is_usable and attributed.record_key is null
 )
 {%- else -%}

@@ -25,6 +25,10 @@ shares as (
     select 'known_customers', '*', '*', count(case when is_known then 1 end), count(*), 'either'
     from {{ ref('unified_customers') }}
     union all
+    select 'over_merge_suspects', '*', '*', count(case when is_over_merge_suspect then 1 end), count(*), 'higher'
+    from {{ ref('unified_customers') }}
+    where is_known
+    union all
     select 'event_attribution', '*', '*', attributed.events, counted.events, 'lower' from attributed cross join counted
     union all
     select 'amount_conversion', channel, '*', converted, amounts, 'lower' from amounts

@@ -1,4 +1,4 @@
--- Grain: one identifier by which records of one channel are attributed, usable or not, and its customer; is_current = false
+-- Grain: one identifier by which records of one channel are attributed, usable or not, and its customer now; is_current = false
 -- once no record is. Kept from new records alone: `witness` is one record that names it, and only where the witness names
 -- another now, older records are asked. Fed by identity; read by the record metrics.
 -- depends_on: {{ ref('identity_changes') }}
@@ -73,5 +73,5 @@ select
     usable.named_id, usable.channel, usable.identifier_type, usable.identifier_value, usable.is_usable,
     assignments.customer_id, usable.witness, usable.is_current, {{ seq() }}
 from usable
-left join {{ ref('identity_assignments') }} as assignments
+left join (select * from {{ ref('identity_assignments') }} where valid_to is null) as assignments
     on assignments.identifier_type = usable.identifier_type and assignments.identifier_value = usable.usable_value

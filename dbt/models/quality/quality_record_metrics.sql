@@ -62,14 +62,28 @@ validity as (
 
 clusters as (
     select count(*) as customers, max(identifiers) as largest, sum(identifiers) as identifiers
-    from (select customer_id, count(*) as identifiers from {{ ref('identity_assignments') }} group by customer_id) as sizes
+    from (
+        select customer_id, count(*) as identifiers from {{ ref('identity_assignments') }} where valid_to is null group by customer_id
+    ) as sizes
+),
+
+refused as (select count(*) as unions from {{ ref('identity_refusals') }}),
+
+-- A large customer whom one link holds together may be two.
+shapes as (
+    select
+        count(case when identifiers >= 10 then 1 end) as large,
+        count(case when identifiers >= 10 and largest_side >= 5 then 1 end) as bridged,
+        sum(links) as links,
+        sum(identifiers * (identifiers - 1)) as ends
+    from {{ ref('identity_shapes') }}
 ),
 
 -- What moved from one customer to another since the last refresh that finished.
 changes as (
     select {{ node_id('identifier_type', 'identifier_value') }} as node_id, from_customer_id
     from {{ ref('identity_changes') }}
-    where kind in ('merged', 'split')
+    where kind in ('merged', 'split') and coalesce(cause, '') <> 'shared in time'
     {%- if is_incremental() %}
         and _seq > (
             select coalesce(max(_seq), 0) from {{ this }}
@@ -107,6 +121,12 @@ shares as (
     select 'usability', channel, identifier_type, usable, identifiers, 'lower' from validity
     union all
     select 'largest_customer_share', '*', '*', largest, identifiers, 'higher' from clusters
+    union all
+    select 'refused_unions', '*', '*', refused.unions, clusters.customers, 'higher' from refused cross join clusters
+    union all
+    select 'bridged_customers', '*', '*', bridged, large, 'higher' from shapes
+    union all
+    select 'cluster_density', '*', '*', 2 * links, ends, 'lower' from shapes
     union all
     select 'id_churn:identifiers', '*', '*', moved.identifiers, clusters.identifiers, 'higher'
     from moved cross join clusters

@@ -21,6 +21,7 @@ with stated as (
     inner join {{ ref('identity_assignments') }} as assignments
         on assignments.identifier_type = consents.identifier_type
         and assignments.identifier_value = consents.identifier_value
+        and {{ in_span('assignments', 'consents.occurred_at') }}
     where consents.occurred_at <= {{ as_of() }}
 )
 

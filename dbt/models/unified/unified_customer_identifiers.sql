@@ -8,8 +8,8 @@ select
     assignments.identifier_token,
     assignments.valid_from,
     assignments.valid_to,
-    nodes.first_seen_at,
-    nodes.last_seen_at,
+    greatest(nodes.first_seen_at, assignments.valid_from) as first_seen_at,
+    least(nodes.last_seen_at, assignments.valid_to) as last_seen_at,
     nodes.sources,
     assignments.is_person,
     greatest(assignments._seq, nodes._seq) as _seq

@@ -21,7 +21,7 @@ identifiers as (
     select
         customer_id,
         bool_or(is_person) as is_known,
-        count(*) as identifier_count,
+        count(distinct concat_ws(':', identifier_type, identifier_value)) as identifier_count,
         min(first_seen_at) as first_seen_at,
         max(last_seen_at) as last_seen_at
     from theirs
@@ -40,6 +40,22 @@ profile as (
         max(case when attribute = '{{ attribute }}' then source_table end) as {{ attribute }}_source
         {%- endfor %}
     from survivors
+    group by customer_id
+),
+
+-- How many people the records of one customer speak of.
+variety as (
+    select
+        customer_id,
+        greatest(
+            count(distinct case when attribute = 'first_name' then lower(value) end),
+            count(distinct case when attribute = 'full_name' then lower(value) end)
+        ) as name_count,
+        count(distinct case when attribute = 'birth_date' then value end) as birth_date_count,
+        count(distinct case when attribute = 'gender' then value end) as gender_count,
+        count(distinct case when attribute = 'city' then lower(value) end) as city_count
+    from {{ ref('unified_customer_attributes') }}
+    where value is not null and customer_id in (select customer_id from touched)
     group by customer_id
 ),
 
@@ -112,9 +128,16 @@ select
     coalesce(activity.service_contact_count, 0) as service_contact_count,
     activity.last_service_contact_at,
     activity.csat_average,
+    coalesce(variety.name_count, 0) as name_count,
+    coalesce(variety.birth_date_count, 0) as birth_date_count,
+    coalesce(variety.gender_count, 0) as gender_count,
+    coalesce(variety.city_count, 0) as city_count,
+    coalesce(variety.name_count > 3 or variety.birth_date_count > 1 or variety.gender_count > 1 or variety.city_count > 5, false)
+        as is_over_merge_suspect,
     {{ seq() }}
 from identifiers
 left join contacts on contacts.customer_id = identifiers.customer_id
 left join profile on profile.customer_id = identifiers.customer_id
 left join activity on activity.customer_id = identifiers.customer_id
+left join variety on variety.customer_id = identifiers.customer_id
 left join others on others.customer_id = identifiers.customer_id

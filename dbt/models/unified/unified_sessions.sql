@@ -2,7 +2,7 @@
 -- unified.customer_events; read by analytics and BI.
 {{ config(incremental_strategy='visitors') }}
 
-{%- set carriers = "('" ~ var('carrier_identifiers') | join("', '") ~ "')" %}
+{%- set carriers = "('" ~ carrier_types() | join("', '") ~ "')" %}
 
 with {% if is_incremental() -%}
 {% set since = touched_since() -%}

@@ -1,7 +1,8 @@
-{# Materialisation of identity.assignments: the model's SQL gives the candidate graph, the solver keeps ids stable.
+{# Materialisation of the tables of identity that are state: the model's SQL says what the step reads, and the step, a function of
+   dagster_project/lib/identity/steps.py, brings its table up to that.
 
-   Assignments are state: they are changed where the graph changed and never rebuilt from nothing, whatever the flags. #}
-{% materialization identity_clusters, adapter='duckdb', supported_languages=['sql'] %}
+   Usage: config(materialized='identity_step', step='assign') #}
+{% materialization identity_step, adapter='duckdb', supported_languages=['sql'] %}
     {{ run_hooks(pre_hooks) }}
     {% call statement('main', language='python') %}
 import datetime
@@ -16,14 +17,14 @@ class dbtObj:
 
 def model(dbt, connection):
     from dagster_project.lib.home import Home
-    from dagster_project.lib.identity.resolve import resolve
+    from dagster_project.lib.identity import steps
 
-    resolve(
+    steps.{{ config.require('step') }}(
         connection,
-        graph={{ tojson(compiled_code) }},
+        home=Home(Path(os.environ["ONEFOLD_HOME"])),
+        query={{ tojson(compiled_code) }},
         seq={{ var('seq') }},
         as_of=datetime.datetime.fromisoformat("{{ var('as_of') }}"),
-        key=Home(Path(os.environ["ONEFOLD_HOME"])).key,
     )
 
 

@@ -1,0 +1,181 @@
+"""The steps of identity that keep state, as dbt's models call them; each commits by itself and may run again."""
+
+import logging
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from dagster_project.lib.errors import OnefoldError
+from dagster_project.lib.home import Home, transaction
+from dagster_project.lib.identity.resolve import resolve
+from dagster_project.lib.identity.rules import Rules
+from dagster_project.lib.state import State
+
+if TYPE_CHECKING:
+    from dagster_project.lib.identity.match import Model
+
+log = logging.getLogger("onefold")
+
+_TABLES = """
+create table if not exists identity.matches (
+    match_id varchar not null,
+    left_record varchar not null,
+    right_record varchar not null,
+    left_type varchar,
+    left_value varchar,
+    right_type varchar,
+    right_value varchar,
+    match_weight double not null,      -- log2 of the odds
+    match_probability double not null,
+    grade varchar not null,            -- transactional, lifecycle, advertising or near_miss
+    contradiction varchar,
+    evidence varchar not null,
+    matched_by varchar not null,
+    is_current boolean not null,
+    _is_revision boolean not null,
+    _seq bigint not null
+);
+create table if not exists identity._matched (seq bigint not null);
+"""
+
+
+def assign(connection: duckdb.DuckDBPyConnection, home: Home, query: str, seq: int, as_of: datetime) -> None:
+    """Who is who: bring `identity.assignments` up to the candidate graph that a query gives."""
+    resolve(
+        connection,
+        graph=query,
+        seq=seq,
+        as_of=as_of,
+        key=home.key,
+        rules=Rules.of(home),
+        decisions=State(home).decisions(),
+    )
+
+
+def match(connection: duckdb.DuckDBPyConnection, home: Home, query: str, seq: int, as_of: datetime) -> None:
+    """Which records probably describe one person: bring `identity.matches` up to the profiles that a query gives.
+
+    A home's first model is learnt as soon as there are profiles enough, and kept until somebody trains another.
+    """
+    from dagster_project.lib.identity.comparable import prepare
+    from dagster_project.lib.identity.match import Model, predict
+
+    matching = Rules.of(home).matching
+    connection = getattr(connection, "_cursor", connection)  # Splink does not take dbt's wrapper of it
+    with transaction(connection):
+        connection.execute(_TABLES)
+        if not matching.enabled:
+            connection.execute(
+                "create or replace temp table found as select * exclude (_is_revision, _seq) from identity.matches limit 0"
+            )
+            _keep(connection, seq)
+            connection.execute("delete from identity._matched")
+            return
+        (done,) = connection.execute("select coalesce(max(seq), -1) from identity._matched").fetchone()
+        first, last = connection.execute(f"select min(_seq), max(_seq) from ({query})").fetchone()
+        model = Model.load(model_file(home)) if model_file(home).exists() else None
+        is_whole = done < 0 or first is None or first > done  # never matched, or built anew since
+        if not is_whole and last <= done and not _is_of_another(connection, model):
+            return
+        changed = None if is_whole else f"select profile_id from ({query}) where _seq > {done}"
+        prepare(connection, f"select * from ({query}) where is_current", "identity._profiles", changed)
+        if model is None:
+            try:
+                model = learn(connection, home, as_of)
+            except OnefoldError as error:  # too few to learn from, as yet
+                log.info("%s", error)
+        if model is not None:
+            predict(connection, "identity._profiles", model, matching, "identity._pairs", changed)
+            connection.execute(f"create or replace temp table found as {_pairs(query)}")
+            _keep(connection, seq)
+        connection.execute("delete from identity._matched")
+        connection.execute("insert into identity._matched values (?)", [seq])
+
+
+def learn(connection: duckdb.DuckDBPyConnection, home: Home, as_of: datetime) -> "Model":
+    """Train a model on the prepared profiles, and save it.
+
+    Raises:
+        OnefoldError: the profiles are too few, or have no names.
+    """
+    from dagster_project.lib.identity.match import train
+
+    model = train(connection, "identity._profiles", Rules.of(home).matching, as_of.replace(tzinfo=None))
+    draft = model_file(home).with_suffix(".part")
+    draft.touch(mode=0o600)  # it holds values that several people share
+    model.save(draft)
+    draft.replace(model_file(home))
+    log.info("matching: trained on %d profiles; %s", model.profiles, "; ".join(model.notes) or "every comparison was learnt")
+    return model
+
+
+def model_file(home: Home) -> Path:
+    """Where a home's matching model is kept."""
+    return home.path / "identity_model.json"
+
+
+def _is_of_another(connection: duckdb.DuckDBPyConnection, model: "Model | None") -> bool:
+    """Whether the pairs were made by another model, or not at all though there is one."""
+    if model is None:
+        return False
+    there = connection.execute(
+        "select count(*) from duckdb_tables() where schema_name = 'identity' and table_name = '_pairs_blocking'"
+    ).fetchone()[0]
+    if not there:
+        return True
+    made_by = connection.execute("select distinct matched_by from identity._pairs_blocking").fetchall()
+    return any(not by.startswith(model.version) for (by,) in made_by)
+
+
+def _pairs(query: str) -> str:
+    """The pairs with the identifier by which each of the two records is known."""
+    return f"""
+        select
+            md5(concat_ws('|', pairs.left_id, pairs.right_id)) as match_id, pairs.left_id as left_record,
+            pairs.right_id as right_record, one.identifier_type as left_type, one.identifier_value as left_value,
+            other.identifier_type as right_type, other.identifier_value as right_value, match_weight, match_probability, grade,
+            contradiction,
+            array_to_string(list_transform(evidence, lambda each: concat(each.comparison, ': ', each.level)), ', ') as evidence,
+            matched_by, true as is_current
+        from identity._pairs as pairs
+        join ({query}) as one on one.profile_id = pairs.left_id
+        join ({query}) as other on other.profile_id = pairs.right_id
+    """
+
+
+def _keep(connection: duckdb.DuckDBPyConnection, seq: int) -> None:
+    """Bring `identity.matches` up to the temporary table `found`, writing only what differs."""
+    connection.execute(
+        """
+        create or replace temp table fresh as
+        from found except all select * exclude (_is_revision, _seq) from identity.matches;
+        create or replace temp table known as select match_id from identity.matches semi join fresh using (match_id)
+        """
+    )
+    connection.execute(
+        f"""
+        update identity.matches set is_current = false, _is_revision = true, _seq = {seq}
+        where is_current and match_id not in (select match_id from found);
+        delete from identity.matches where match_id in (select match_id from fresh);
+        insert into identity.matches
+        select fresh.*, match_id in (select match_id from known), {seq} from fresh;
+        drop table found; drop table fresh; drop table known
+        """
+    )
+
+
+def widen(connection: duckdb.DuckDBPyConnection, home: Home, query: str, seq: int, as_of: datetime) -> None:
+    """Wider groups: replace `identity.groups` by what the pairs of customers that a query gives come to."""
+    from dagster_project.lib.identity.groups import group
+
+    matching = Rules.of(home).matching
+    with transaction(connection):
+        connection.execute(f"create or replace temp table pairs as {query}")
+        connection.execute("create or replace temp table found (grade varchar, customer_id varchar, group_id varchar)")
+        for grade in ("lifecycle", "advertising"):
+            group(connection, "pairs", matching, grade, "identity._grouped")
+            connection.execute(f"insert into found select '{grade}', profile_id, group_id from identity._grouped")
+        connection.execute("create or replace table identity.groups as from found; drop table identity._grouped")
+        connection.execute("drop table pairs; drop table found")
