@@ -107,6 +107,14 @@ def test_why_two_are_not_one_names_the_thing_they_share(asked: Callable, run: Ca
     assert {"user_id:Li", "user_id:Wang"} <= set(texts)
 
 
+def test_a_thing_in_turns_is_of_each_of_those_who_have_it(asked: Callable) -> None:
+    for person in ("user_id:Li", "user_id:Wang"):
+        found = asked("explain", person, "anonymous_id:tablet")
+        assert found["verdict"].startswith("one customer") and not any(hop["refused"] for hop in found["hops"])
+    found = asked("explain", "email:li@example.com", "email:wang@example.com")
+    assert [hop["refused"] for hop in found["hops"] if hop["refused"]] == ["each has its own email"]
+
+
 def test_why_two_are_one_gives_the_records_and_the_weakest_link(asked: Callable) -> None:
     found = asked("explain", "email:li@example.com", "crm_contacts:Li")
     assert found["verdict"].startswith("one customer, c_")

@@ -68,11 +68,18 @@ def explain(home: Home, one: str, other: str) -> Explanation:
         start, end = _identifier(connection, one), _identifier(connection, other)
         customers = _customers(connection, start, end)
         graph = _graph(connection, set(customers))
+        if customers[0] == customers[1]:  # the way is through identifiers that are theirs
+            theirs = [name for name in graph if customers[0] in _held(graph, name)]
+            graph = graph.subgraph(theirs)
         path: list[str] = []
         if start in graph and end in graph and networkx.has_path(graph, start, end):
             path = networkx.shortest_path(graph, start, end, weight="weight")
-        hops = [_hop(connection, graph, left, right, is_first=left == start) for left, right in pairwise(path)]
-        if customers[0] == customers[1]:
+        hops = [_hop(connection, graph, left, right) for left, right in pairwise(path)]
+        for at, (before, thing, after) in enumerate(zip(path, path[1:], path[2:], strict=False), start=1):
+            # Over a thing that two customers have in turns the path goes on, but not the person.
+            if not hops[at].refused and not _held(graph, before) & _held(graph, after):
+                hops[at] = replace(hops[at], refused=graph.nodes[thing].get("shared", "shared in time"))
+        if customers[0] == customers[1]:  # refused at another time
             hops = [replace(hop, refused=None) for hop in hops]
     if hops:
         weakest = min(range(len(hops)), key=lambda at: (hops[at].refused is None, hops[at].confidence, hops[at].records))
@@ -111,11 +118,20 @@ def _identifier(connection: duckdb.DuckDBPyConnection, name: str) -> str:
         "select 1 from identity.nodes where identifier_type = ? and identifier_value = ?", [kind, value]
     ).fetchone():
         return name
-    found = connection.execute(
-        "select concat(left_type, ':', left_value) from identity.evidence "
-        "where is_current and source_table = ? and record_id = ? order by left_type, left_value limit 1",
-        [kind, value],
-    ).fetchone()
+    found = (
+        connection.execute(
+            "select concat(left_type, ':', left_value) from identity.matches "
+            "where is_current and left_record = $1 and left_type is not null union all "
+            "select concat(right_type, ':', right_value) from identity.matches "
+            "where is_current and right_record = $1 and right_type is not null limit 1",
+            [name],
+        ).fetchone()
+        or connection.execute(
+            "select concat(left_type, ':', left_value) from identity.evidence "
+            "where is_current and source_table = ? and record_id = ? order by left_type, left_value limit 1",
+            [kind, value],
+        ).fetchone()
+    )
     if not found:
         raise OnefoldError(
             f"'{name}' is neither an identifier nor a record that links some; give <type>:<value> in its normal form, such as "
@@ -180,7 +196,7 @@ def _graph(connection, customers: set[str]) -> networkx.Graph:
             and refused.one in (concat(e.left_type, ':', e.left_value), concat(e.right_type, ':', e.right_value))
             and refused.other in (concat(e.left_type, ':', e.left_value), concat(e.right_type, ':', e.right_value))
         where e.is_active
-        group by all
+        group by all order by all
         """
     ).fetchall()
     graph = networkx.Graph()
@@ -191,17 +207,26 @@ def _graph(connection, customers: set[str]) -> networkx.Graph:
         # A refused link is taken only where there is no other way.
         weight = (1000 if detail else 1) + 1 / (1 + records)
         graph.add_edge(one, other, rule=rule, confidence=confidence, records=records, refused=detail, weight=weight)
-    rows = connection.execute("select one, other, through, detail from refused where through is not null").fetchall()
-    for one, other, through, detail in rows:
-        if one == other:  # a value that was handed on: whoever is linked over it is linked to its other holder
-            graph.add_node(through, parted=f"handed on: {detail}")
-        for end in (one, other):  # the last step to the thing they share is where they stay apart
-            if graph.has_edge(end, through):
-                graph.edges[end, through].setdefault("shared", detail)
+    held = connection.execute(
+        """
+        select concat(identifier_type, ':', identifier_value), list(distinct customer_id)
+        from identity.assignments semi join around using (customer_id) group by all
+        """
+    ).fetchall()
+    reasons = dict(
+        connection.execute("select through, min(detail) from refused where through is not null group by all").fetchall()
+    )
+    for name, customers in held:
+        graph.add_node(name, customers=set(customers), shared=reasons.get(name, "shared in time"))
     return graph
 
 
-def _hop(connection, graph: networkx.Graph, left: str, right: str, is_first: bool) -> Hop:
+def _held(graph: networkx.Graph, name: str) -> set[str]:
+    """The customers whom an identifier names, at any time."""
+    return graph.nodes[name].get("customers", set())
+
+
+def _hop(connection, graph: networkx.Graph, left: str, right: str) -> Hop:
     link = graph.edges[left, right]
     (left_type, _, left_value), (right_type, _, right_value) = left.partition(":"), right.partition(":")
     first = connection.execute(
@@ -214,7 +239,6 @@ def _hop(connection, graph: networkx.Graph, left: str, right: str, is_first: boo
         """,
         [left_type, left_value, right_type, right_value],
     ).fetchone() or (None, None, None, None)
-    refused = link["refused"] or link.get("shared") or (None if is_first else graph.nodes[left].get("parted"))
     alike = None
     if link["rule"] == "alike" and first[2]:
         alike = connection.execute(
@@ -222,7 +246,14 @@ def _hop(connection, graph: networkx.Graph, left: str, right: str, is_first: boo
             [first[2]],
         ).fetchone()
     return Hop(
-        left, right, link["rule"], link["confidence"], link["records"], *first, refused=refused, alike=alike and alike[0]
+        left,
+        right,
+        link["rule"],
+        link["confidence"],
+        link["records"],
+        *first,
+        refused=link["refused"],
+        alike=alike and alike[0],
     )
 
 
