@@ -112,7 +112,8 @@ def test_a_thing_in_turns_is_of_each_of_those_who_have_it(asked: Callable) -> No
         found = asked("explain", person, "anonymous_id:tablet")
         assert found["verdict"].startswith("one customer") and not any(hop["refused"] for hop in found["hops"])
     found = asked("explain", "email:li@example.com", "email:wang@example.com")
-    assert [hop["refused"] for hop in found["hops"] if hop["refused"]] == ["each has its own email"]
+    [refused] = [hop["refused"] for hop in found["hops"] if hop["refused"]]
+    assert refused.startswith("each has its own ")
 
 
 def test_why_two_are_one_gives_the_records_and_the_weakest_link(asked: Callable) -> None:

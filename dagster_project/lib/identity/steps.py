@@ -38,6 +38,7 @@ create table if not exists identity.matches (
     _seq bigint not null
 );
 create table if not exists identity._matched (seq bigint not null);
+create table if not exists identity._widened (seq bigint not null);
 """
 
 
@@ -167,11 +168,29 @@ def _keep(connection: duckdb.DuckDBPyConnection, seq: int) -> None:
 
 
 def widen(connection: duckdb.DuckDBPyConnection, home: Home, query: str, seq: int, as_of: datetime) -> None:
-    """Wider groups: replace `identity.groups` by what the pairs of customers that a query gives come to."""
+    """Wider groups: replace `identity.groups` by what the pairs of customers that a query gives come to, where a pair changed or
+    one of its ends moved."""
     from dagster_project.lib.identity.groups import group
 
     matching = Rules.of(home).matching
     with transaction(connection):
+        connection.execute(_TABLES)
+        (done,) = connection.execute("select coalesce(max(seq), -1) from identity._widened").fetchone()
+        (is_other,) = connection.execute(
+            f"""
+            with ends as (
+                select left_type as identifier_type, left_value as identifier_value from identity.matches
+                union all
+                select right_type, right_value from identity.matches
+            ),
+            moved as (select identifier_type, identifier_value from identity._changes where _seq > {done})
+            select exists (from identity.matches where _seq > {done})
+                or exists (from moved semi join ends using (identifier_type, identifier_value))
+            """
+        ).fetchone()
+        if done >= 0 and not is_other:
+            return
+        connection.execute(f"delete from identity._widened; insert into identity._widened values ({seq})")
         connection.execute(f"create or replace temp table pairs as {query}")
         connection.execute("create or replace temp table found (grade varchar, customer_id varchar, group_id varchar)")
         for grade in ("lifecycle", "advertising"):
