@@ -103,7 +103,9 @@ def test_the_match_says_what_agrees_and_is_evidence_like_any_other(city: Home) -
 def test_a_second_file_is_matched_like_the_first_and_writes_only_what_it_brings(city: Home) -> None:
     before = model_file(city).read_text()
     untouched = _rows(city, "select * from identity.matches order by match_id")
-    _add(city, "b", [_contact(30, contact_id="later", email="ellen.ingram30@example.org"), _contact(300)])
+    later = _contact(30, contact_id="later", email="ellen.ingram30@example.org")
+    maybe = _contact(60, contact_id="maybe", email="new@example.org")
+    _add(city, "b", [later, maybe, _contact(300)])
     assert _customer(city, "later") == _customer(city, "c30")
     assert model_file(city).read_text() == before
     assert set(untouched) <= set(_rows(city, "select * from identity.matches"))
@@ -112,6 +114,19 @@ def test_a_second_file_is_matched_like_the_first_and_writes_only_what_it_brings(
     _build(city, "--full-refresh")
     assert _rows(city, found) == kept
     assert _customer(city, "later") == _customer(city, "c30")
+
+
+def test_who_is_likely_the_same_is_in_a_group_and_in_the_queue_and_nothing_more(city: Home) -> None:
+    pair = "(left_record, right_record) = ('crm_contacts:c60', 'crm_contacts:maybe')"
+    found = _rows(city, f"select grade, match_probability from identity.matches where is_current and {pair}")
+    [(grade, probability)] = found
+    assert grade == "lifecycle" and 0.95 <= probability < 0.999
+    two = {_customer(city, "maybe"), _customer(city, "c60")}
+    assert len(two) == 2
+    groups = dict(_rows(city, "select customer_id, group_id from identity.groups where grade = 'lifecycle'"))
+    assert two <= set(groups) and len({groups[customer] for customer in two}) == 1
+    queue = _rows(city, "select left_customer_id, right_customer_id, match_probability from identity.reviews")
+    assert [shown for one, other, shown in queue if {one, other} == two] == [probability]
 
 
 def test_a_correction_takes_the_match_back(city: Home) -> None:
@@ -138,7 +153,7 @@ def asked(city: Home) -> Callable[..., dict]:
 def test_a_model_is_trained_anew_on_request_and_weighs_everything_by_itself(city: Home, asked: Callable) -> None:
     made_by = _rows(city, "select distinct matched_by from identity.matches where is_current")
     found = asked("identity", "train")
-    assert found["profiles"] == 204 and model_file(city).stat().st_mode & 0o777 == 0o600
+    assert found["profiles"] == 205 and model_file(city).stat().st_mode & 0o777 == 0o600
     assert not made_by[0][0].startswith(found["version"])
     _build(city)
     [(now,)] = _rows(city, "select distinct matched_by from identity.matches where is_current")

@@ -168,8 +168,7 @@ def _keep(connection: duckdb.DuckDBPyConnection, seq: int) -> None:
 
 
 def widen(connection: duckdb.DuckDBPyConnection, home: Home, query: str, seq: int, as_of: datetime) -> None:
-    """Wider groups: replace `identity.groups` by what the pairs of customers that a query gives come to, where a pair changed or
-    one of its ends moved."""
+    """Wider groups: replace `identity.groups` by what the pairs of customers of a query come to, if one changed or moved."""
     from dagster_project.lib.identity.groups import group
 
     matching = Rules.of(home).matching
