@@ -13,6 +13,8 @@ Tables = dict[str, list[tuple]]
 MAY_DIFFER = {
     "_seq": "numbers the writes of one home; a killed run has taken some",
     "seq": "as _seq",
+    "_first_seq": "as _seq",
+    "run": "as _seq",
     "metric_key": "holds the number of the refresh, which is compared by its place among those that finished",
     "_loaded_at": "wall clock",
     "loaded_at": "wall clock",
@@ -21,7 +23,13 @@ MAY_DIFFER = {
     "published_at": "wall clock",
     "served_at": "wall clock",
 }
-_COUNTERS = {"staging._sequence": "as _seq", "identity._solved": "as _seq", "staging._served": "holds the wall clock"}
+_COUNTERS = {
+    "staging._sequence": "as _seq",
+    "identity._solved": "as _seq",
+    "identity._matched": "as _seq",
+    "identity._widened": "as _seq",
+    "staging._served": "holds the wall clock",
+}
 
 # After another way to the same rows (other files, earlier refreshes), this may differ as well.
 _PLACE = {
@@ -37,6 +45,8 @@ _PLACE = {
     "_is_revision": "whether a row was there before",
     "cut_from": "how far back the last batch cut a visitor's sessions anew",
     "witness": "one of the records that name an identifier",
+    "refused_at": "when a union was first refused",
+    "group_id": "one of the customers' ids",
     **dict.fromkeys(
         ("usual", "lower", "upper", "samples", "deviation", "is_anomaly", "anomalous_since"),
         "bands come from the refreshes before",
@@ -48,6 +58,8 @@ _HISTORY = {
     "identity._redirects": "ids that were given on the way and merged since",
     "identity.redirects": "a view of them",
     "identity._customer_ids": "every id ever given",
+    "identity._runs": "each run of the solver",
+    "identity.runs": "a view of them",
     "unified.touched_customers": "who changed by which write",
     "quality.batch_metrics": "compared as quality.metrics",
     "quality.record_metrics": "compared as quality.metrics",
@@ -58,6 +70,8 @@ _TAKEN_BACK = {  # conditions of the rows that count now
     "identity.sightings": "is_current",
     "identity.evidence": "is_current",
     "identity.edges": "is_active",
+    "identity.matches": "is_current",
+    "identity.profiles": "is_current",
     "identity.nodes": "record_count > 0",
     "identity.records": "identifier_type is not null",
     "unified.customer_attributes": "value is not null",
@@ -111,17 +125,21 @@ def present_tables(home: Home, same_ids: bool) -> Tables:
     """
 
     def column(name: str) -> str | None:
-        if name == "customer_id":
-            return "(select n.name from named as n where n.customer_id = t.customer_id) as customer_id"
+        if name in ("customer_id", "left_customer_id", "right_customer_id"):
+            return f"(select n.name from named as n where n.customer_id = t.{name}) as {name}"
         return None if name in MAY_DIFFER or name in _PLACE else name
 
     with home.connect("comparison") as connection:
         connection.execute(
             "create or replace temp table named as "
-            f"select customer_id, {'customer_id' if same_ids else 'min(node_id)'} as name from identity.assignments group by 1"
+            f"select customer_id, {'customer_id' if same_ids else _NAME} as name from identity.assignments group by 1"
         )
         left_out = {*_COUNTERS, *_HISTORY, *(name for name in _names(connection) if name.startswith("staging."))}
         return _tables(connection, column, lambda table, columns: _TAKEN_BACK.get(table, "true"), except_for=left_out)
+
+
+# The first identifier that is a customer's own, at least at first: what several share in time has one first holder.
+_NAME = "coalesce(min(case when valid_from is null then node_id end), min(node_id))"
 
 
 def _names(connection: duckdb.DuckDBPyConnection) -> list[str]:
