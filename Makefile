@@ -17,7 +17,7 @@ demo: $(READY)
 	$(BIN)/onefold demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup tests
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder tests
 
 test-faults: $(READY)
 	FAULTS=$(FAULTS) FAULT_SEED=$(FAULT_SEED) $(BIN)/python -m pytest tests/test_faults.py tests/test_batches.py

@@ -32,7 +32,6 @@ FAMILIES = [
 ]
 GIVENS = ["Anna", "Brian", "Clara", "David", "Ellen", "Frank", "Grace", "Henry", "Irene", "Jacob", "Karen", "Louis", "Megan"]
 AS_OF = datetime(2026, 10, 31)
-pytestmark = pytest.mark.xdist_group("alike")
 
 
 def _contact(n: int, **other: str) -> dict:

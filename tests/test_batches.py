@@ -30,7 +30,6 @@ from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import State
 from simulator import SETTINGS, simulate
 
-pytestmark = pytest.mark.xdist_group("batches")
 UNTIL = datetime(2026, 10, 31)
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 FIRST, EXAMPLES = int(os.environ.get("FAULT_SEED", 0)), -(-int(os.environ.get("FAULTS", 12)) // 10)

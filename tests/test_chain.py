@@ -26,7 +26,6 @@ from simulator import SETTINGS, simulate
 UNTIL = date(2026, 10, 31)
 AS_OF = {"onefold/as_of": "2026-10-31T00:00:00+00:00"}
 ONEFOLD = [str(Path(sys.executable).with_name("onefold"))]
-pytestmark = pytest.mark.xdist_group("company")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -14,7 +14,6 @@ from dagster_project.lib.ingest import ingest_channel
 from dagster_project.lib.rejected import replay
 from dagster_project.lib.settings import Settings
 
-pytestmark = pytest.mark.xdist_group("changes")
 MODELS = ("--exclude-resource-type", "unit_test", "test")
 
 

@@ -32,7 +32,6 @@ from dagster_project.lib.home import Home
 from dagster_project.lib.state import State
 from simulator import SETTINGS, simulate
 
-pytestmark = pytest.mark.xdist_group("faults")
 FIRST, EXAMPLES = int(os.environ.get("FAULT_SEED", 0)), int(os.environ.get("FAULTS", 12))
 LATE = ("web", "crm", "orders", "loyalty")
 CHANNELS = (*LATE, "email", "pos", "wecom", "catalog", "external")

@@ -18,7 +18,6 @@ from dagster_project.lib.home import Home
 
 START = datetime(2026, 9, 1)
 AS_OF = {"onefold/as_of": "2026-10-31T00:00:00+00:00"}
-pytestmark = pytest.mark.xdist_group("identity_commands")
 
 
 def _load(home: Home) -> None:

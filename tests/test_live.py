@@ -15,7 +15,6 @@ from dagster_project.lib.home import _HELD, Home
 from dagster_project.lib.live import RUN, Live, Pass
 from dagster_project.lib.state import State
 
-pytestmark = pytest.mark.xdist_group("live")
 ANNA = {"contact_id": "k1", "user_id": "u1", "email": "anna@mail.cn", "city": "上海", "updated_at": "2025-01-01"}
 CONSENT = {"identifier_type": "email", "identifier_value": "anna@mail.cn", "purpose": "marketing", "status": "granted"}
 

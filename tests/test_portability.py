@@ -12,8 +12,6 @@ import pytest
 from dagster_project.lib import dbt, portability
 from dagster_project.lib.home import PROJECT_ROOT, Home
 
-pytestmark = pytest.mark.xdist_group("portability")
-
 CUSTOMERS = "from {{ ref('unified_customers') }}"
 EVENTS = "from {{ ref('unified_customer_events') }}"
 NEW_MACRO = "use a new macro in dbt/macros/engine/ with a duckdb__ and a spark__ form"

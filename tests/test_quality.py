@@ -27,7 +27,6 @@ from simulator import simulate
 UNTIL = datetime(2026, 10, 31, tzinfo=UTC)
 QUALITY = ("build", "--exclude-resource-type", "unit_test", "test", "--select", "path:models/quality")
 CHAIN = ("build", "--exclude-resource-type", "unit_test", "test")
-pytestmark = pytest.mark.xdist_group("quality")
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,6 @@ from dagster_project.lib.rejected import replay
 from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import State
 
-pytestmark = pytest.mark.xdist_group("reingest")
 MODELS = ("--exclude-resource-type", "unit_test", "test")
 # The shop's phone is that of its hotline on every order: mapped as the customer's, it makes one customer of all.
 WRONG = """

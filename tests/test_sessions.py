@@ -14,7 +14,6 @@ from dagster_project.lib.home import Home
 from dagster_project.lib.ingest import ingest_channel
 from dagster_project.lib.settings import Settings
 
-pytestmark = pytest.mark.xdist_group("changes")
 START = datetime(2025, 3, 1, 20, tzinfo=UTC)
 EARLIER = (START - timedelta(minutes=1)).isoformat()
 PLACES = ("web/events", "orders/orders")

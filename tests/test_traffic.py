@@ -14,7 +14,6 @@ from dagster_project.lib.ingest import ingest_channel, prepare_warehouse
 from dagster_project.lib.settings import PRIVATE_IP_RANGES, Settings, TrafficList
 from dagster_project.lib.traffic import bot_pattern, device_class, learn_ip_addresses, learn_user_agents, listed_range
 
-pytestmark = pytest.mark.xdist_group("changes")
 CHROME = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36"
 SAFARI = "AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.1 Safari/605.1.15"
 IPHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 17_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Mobile/15E148"
