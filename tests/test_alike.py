@@ -160,6 +160,19 @@ def test_a_model_is_trained_anew_on_request_and_weighs_everything_by_itself(city
     assert _customer(city, "again") == _customer(city, "c7")
 
 
+def test_another_threshold_acts_on_the_next_refresh_without_a_new_record(city: Home) -> None:
+    sure = "select count(*) from identity.matches where is_current and grade = 'transactional'"
+    (before,) = _rows(city, sure)[0]
+    (city.path / "identity.yaml").write_text("matching: {transactional: 0.999999999999}\n")
+    try:
+        _build(city)
+        assert _rows(city, sure)[0][0] < before
+    finally:
+        (city.path / "identity.yaml").unlink()
+    _build(city)
+    assert _rows(city, sure)[0][0] == before
+
+
 def test_matching_that_is_switched_off_merges_nobody(city: Home) -> None:
     (city.path / "identity.yaml").write_text("matching: {enabled: false}\n")
     try:

@@ -162,6 +162,15 @@ def test_rules_are_tried_on_a_copy_and_nothing_is_touched(asked: Callable, famil
     assert not list(family.temporary.glob("scratch-*"))
 
 
+def test_the_rules_in_force_tried_on_a_copy_change_nothing(asked: Callable, tmp_path: Path) -> None:
+    """The copy works out by itself what dbt's models say is usable."""
+    rules = tmp_path / "same.yaml"
+    rules.write_text("")
+    found = asked("identity", "what-if", str(rules))
+    assert set(found["moves"].values()) == {0}
+    assert all(now == then for now, then in found["figures"].values())
+
+
 def test_wrong_rules_are_refused_with_the_key(run: Callable, tmp_path: Path) -> None:
     rules = tmp_path / "wrong.yaml"
     rules.write_text("types:\n  phone: {limit: [{most: 2}]}\n")

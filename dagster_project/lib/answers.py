@@ -98,31 +98,21 @@ def customers(home: Home) -> Rows:
 
 
 def _against_truth(home: Home) -> dict[str, Any]:
-    """People whose records are with known customers, and pairwise precision and recall of attached records."""
+    """People whose records are with known customers, and pairwise precision and recall of all records that name somebody."""
+    from dagster_project.lib.identity.evaluate import evaluate
+
+    records = truth(home) / "records.csv"
+    found = evaluate(home, records, examples=0)
     with home.connect("summary", patience=30) as connection:
-        return _rows(
-            connection,
+        (people,) = connection.execute(
             f"""
-            with truth as (
-                select concat(channel, '_', entity, ':', record_id) as record_key, person_id
-                from read_csv('{quoted(truth(home) / "records.csv")}', all_varchar = true)
-            ),
-            attached as (
-                select truth.person_id, customers.customer_id, customers.is_known, count(*) as records
-                from truth join identity.records using (record_key) join unified.customers as customers using (customer_id)
-                group by all
-            ),
-            pairs as (
-                select
-                    (select sum(records * (records - 1) / 2) from attached) as agreed,
-                    (select sum(n * (n - 1) / 2) from (select sum(records) as n from attached group by customer_id)) as found,
-                    (select sum(n * (n - 1) / 2) from (select sum(records) as n from attached group by person_id)) as true_pairs
-            )
-            select (select count(distinct person_id) from attached where is_known) as true_people,
-                agreed / found as pairwise_precision, agreed / true_pairs as pairwise_recall
-            from pairs
-            """,
-        )[0]
+            select count(distinct person_id)
+            from read_csv('{quoted(records)}', all_varchar = true) as truth
+            join identity.records on record_key = concat(truth.channel, '_', truth.entity, ':', truth.record_id)
+            join unified.customers using (customer_id) where is_known
+            """
+        ).fetchone()
+    return {"true_people": people, "pairwise_precision": found.precision, "pairwise_recall": found.recall}
 
 
 def tags(home: Home) -> Rows:

@@ -161,8 +161,8 @@ def predict(
 
     An agreement weighs what it did when the model was trained, however common a value has become since.
     """
-    matched_by = f"{model.version}-{_digest([matching.model_dump(), BLOCKING])}"
-    if changed and not _made_by(connection, pairs, matched_by):
+    matched_by = _signature(model, matching)
+    if changed and not are_pairs_of(connection, pairs, model, matching):
         changed = None
     find_pairs(connection, prepared, matching.largest_block, pairs, changed)
     found = _score(connection, prepared, model, matching)
@@ -180,6 +180,19 @@ def predict(
         connection.execute(f"drop table {table}")
     _tidy(connection)
     return blocked
+
+
+def are_pairs_of(connection: duckdb.DuckDBPyConnection, pairs: str, model: Model, matching: Matching) -> bool:
+    """Whether a table of pairs is there, and was made by this model and these settings."""
+    try:
+        made_by = connection.execute(f"select distinct matched_by from {pairs}_blocking").fetchall()
+    except duckdb.CatalogException:
+        return False
+    return made_by == [(_signature(model, matching),)]
+
+
+def _signature(model: Model, matching: Matching) -> str:
+    return f"{model.version}-{_digest([matching.model_dump(), BLOCKING])}"
 
 
 def _digest(content: Any) -> str:
@@ -374,15 +387,6 @@ def _frequencies(
         frequencies[column] = {value: _rounded(times / filled) for value, times in sorted(common)}
         rarest[column] = _rounded(1 / max(filled, 1))
     return frequencies, rarest
-
-
-def _made_by(connection: duckdb.DuckDBPyConnection, pairs: str, matched_by: str) -> bool:
-    """Whether the table of pairs is there and of this model and these settings."""
-    try:
-        made_by = connection.execute(f"select distinct matched_by from {pairs}_blocking").fetchall()
-    except duckdb.CatalogException:
-        return False
-    return made_by == [(matched_by,)]
 
 
 def _score(connection: duckdb.DuckDBPyConnection, prepared: str, model: Model, matching: Matching) -> str:

@@ -61,7 +61,7 @@ def match(connection: duckdb.DuckDBPyConnection, home: Home, query: str, seq: in
     A home's first model is learnt as soon as there are profiles enough, and kept until somebody trains another.
     """
     from dagster_project.lib.identity.comparable import prepare
-    from dagster_project.lib.identity.match import Model, predict
+    from dagster_project.lib.identity.match import Model, are_pairs_of, predict
 
     matching = Rules.of(home).matching
     connection = getattr(connection, "_cursor", connection)  # Splink does not take dbt's wrapper of it
@@ -78,7 +78,8 @@ def match(connection: duckdb.DuckDBPyConnection, home: Home, query: str, seq: in
         first, last = connection.execute(f"select min(_seq), max(_seq) from ({query})").fetchone()
         model = Model.load(model_file(home)) if model_file(home).exists() else None
         is_whole = done < 0 or first is None or first > done  # never matched, or built anew since
-        if not is_whole and last <= done and not _is_of_another(connection, model):
+        is_settled = model is None or are_pairs_of(connection, "identity._pairs", model, matching)
+        if not is_whole and last <= done and is_settled:
             return
         changed = None if is_whole else f"select profile_id from ({query}) where _seq > {done}"
         prepare(connection, f"select * from ({query}) where is_current", "identity._profiles", changed)
@@ -115,19 +116,6 @@ def learn(connection: duckdb.DuckDBPyConnection, home: Home, as_of: datetime) ->
 def model_file(home: Home) -> Path:
     """Where a home's matching model is kept."""
     return home.path / "identity_model.json"
-
-
-def _is_of_another(connection: duckdb.DuckDBPyConnection, model: "Model | None") -> bool:
-    """Whether the pairs were made by another model, or not at all though there is one."""
-    if model is None:
-        return False
-    there = connection.execute(
-        "select count(*) from duckdb_tables() where schema_name = 'identity' and table_name = '_pairs_blocking'"
-    ).fetchone()[0]
-    if not there:
-        return True
-    made_by = connection.execute("select distinct matched_by from identity._pairs_blocking").fetchall()
-    return any(not by.startswith(model.version) for (by,) in made_by)
 
 
 def _pairs(query: str) -> str:
