@@ -118,8 +118,10 @@ def _write(connection: duckdb.DuckDBPyConnection, links: str, seq: int, ranks: d
                 min(seen_at) as first_seen_at, true as is_active, {seq}::bigint as _seq from links group by all
         """,
         "evidence": "select *, 'seen_together' as rule, 1.0::double as confidence, true as is_current from links",
-        "sightings": """
-            select identifier_type, identifier_value, seen_at, true as is_current, true as is_usable from (
+        "sightings": f"""
+            select identifier_type, identifier_value, seen_at, true as is_current, true as is_usable,
+                false as _is_revision, {seq}::bigint as _seq
+            from (
                 select left_type as identifier_type, left_value as identifier_value, seen_at from links
                 union all select right_type, right_value, seen_at from links)
         """,

@@ -42,7 +42,8 @@ TABLES = """
         seen_at timestamp, is_current boolean
     );
     create table identity.sightings (
-        identifier_type varchar, identifier_value varchar, seen_at timestamp, is_current boolean, is_usable boolean
+        identifier_type varchar, identifier_value varchar, seen_at timestamp, is_current boolean, is_usable boolean,
+        _is_revision boolean, _seq bigint
     );
 """
 

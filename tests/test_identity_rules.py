@@ -15,6 +15,15 @@ from dagster_project.lib.identity.rules import Rules
 from dagster_project.lib.state import Decision
 
 SHIPPED = Rules.read(Home.from_environment().path / "there is no such file")
+VISITS_OF_DAYS = Rules.model_validate(
+    SHIPPED.model_dump()
+    | {
+        "types": {
+            name: identifier.model_dump() | ({} if identifier.is_person else {"idle_minutes": 2 * 24 * 60})
+            for name, identifier in SHIPPED.types.items()
+        }
+    }
+)
 TYPES = {"U": "user_id", "E": "email", "P": "phone", "C": "contact_id", "A": "anonymous_id", "D": "device_id"}
 
 
@@ -30,7 +39,7 @@ class Company:
         self.connection = duckdb.connect()
         self.connection.execute("set TimeZone = 'UTC'; set threads = 1")
         self.connection.execute(TABLES)
-        self.seq, self.known, self.first_seqs = 0, {}, {}
+        self.seq, self.known, self.first_seqs, self.solved_at = 0, {}, {}, []
 
     def sees(self, *records: str) -> "Company":
         """Records such as '3 U1 A1': on day 3 a user_id and an anonymous_id; without a day the time is not known."""
@@ -49,13 +58,14 @@ class Company:
     def solve(self) -> "Company":
         self.seq += 1
         nodes, edges, evidence, sightings = {}, {}, [], []
-        for day, names in self.records:
+        self.solved_at += [self.seq] * (len(self.records) - len(self.solved_at))
+        for (day, names), seq in zip(self.records, self.solved_at, strict=True):
             at = None if day is None else START + timedelta(days=day)
             by_trust = sorted(names, key=lambda name: (self.rules.of_type(TYPES[name[0]]).rank, name))
             for name in by_trust:
                 times = nodes.setdefault(name, [])
                 times += [at] if at else []
-                sightings.append((TYPES[name[0]], name, at, True, True))
+                sightings.append((TYPES[name[0]], name, at, True, True, False, seq))
             for other in by_trust[1:]:
                 evidence.append((TYPES[by_trust[0][0]], by_trust[0], TYPES[other[0]], other, "seen_together", 1.0, at, True))
                 times = edges.setdefault((by_trust[0], other), [])
@@ -135,6 +145,10 @@ def _node(name: str) -> str:
     return f"{TYPES[name[0]]}:{name}"
 
 
+def customer_of(company: Company, name: str) -> str:
+    return company.spans()[name][0][2]
+
+
 def of(*records: str) -> Company:
     return Company().sees(*records).solve()
 
@@ -153,6 +167,28 @@ def test_a_tablet_with_two_log_ins_is_cut_into_spans():
     tablet = of("1 A1", "3 U1 A1", "5 U1 A1", "7 U2 A1", "9 U1 A1", "1 U1 E1", "1 U2 E2")
     assert tablet.customers() == customers("U1 E1 A1[:7] A1[9:]", "U2 E2 A1[7:9]")
     assert tablet.refusals() == {("U1", "U2", "A1", "conflict")}
+
+
+def test_who_logs_in_on_a_shared_browser_had_it_from_the_beginning_of_that_visit():
+    shared = Company(rules=VISITS_OF_DAYS).sees(
+        "3 U1 A1", "5 A1", "20 A1", "22 A1", "24 U2 A1", "26 A1", "28 U1 A1", "40 A1", "43 U2 A1"
+    )
+    assert shared.solve().spans()["A1"] == [
+        (None, 20, customer_of(shared, "U1")),  # three days of pause end a visit
+        (20, 28, customer_of(shared, "U2")),  # not before U2 was seen: one visit
+        (28, 43, customer_of(shared, "U1")),
+        (43, None, customer_of(shared, "U2")),
+    ]
+
+
+def test_a_page_view_that_comes_late_moves_the_beginning_of_a_visit():
+    company = Company(rules=VISITS_OF_DAYS).sees("3 U1 A1", "20 A1", "24 U2 A1").solve()
+    assert company.spans()["A1"][0][1] == 24
+    company.sees("22 A1").solve()
+    assert company.spans()["A1"][0][1] == 20
+    moved = company.resolution.moved
+    company.sees("50 A1").solve()
+    assert moved and company.resolution.examined == 0
 
 
 def test_a_browser_that_shares_a_device_keeps_to_its_own_log_ins():
@@ -361,7 +397,8 @@ def test_any_batches_in_any_order_give_the_customers_spans_and_refusals_of_one_g
     chance = random.Random(seed)
     records = random_records(chance)
     decisions = random_decisions(chance, records)
-    whole, step_by_step = Company().sees(*records), Company()
+    rules = VISITS_OF_DAYS if seed % 2 else SHIPPED
+    whole, step_by_step = Company(rules).sees(*records), Company(rules)
     for decision in decisions:
         whole.decides(*decision)
         step_by_step.decides(*decision)

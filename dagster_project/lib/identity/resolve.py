@@ -174,7 +174,7 @@ def _resolve(connection, graph: str, seq: int, as_of: datetime, key: bytes, rule
     if count:
         _cut_eras(connection, rules)
         refusals = _cluster(connection, graph, key, rules)
-        _cut_spans(connection)
+        _cut_spans(connection, rules)
         _claim_ids(connection, seq, key)
         _tokens_of_new_nodes(connection, key)
         moved = _write(connection, seq, as_of, other_rules=version not in (None, rules.version))
@@ -203,7 +203,7 @@ def _affected_nodes(connection, graph: str, solved: int, rules: Rules, rules_are
     ).fetchone()[0]
     all_nodes = "union select node_id from identity.assignments union select node_id from identity.nodes"
     everything = all_nodes if rebuilt or not rules_are_the_same else ""
-    silence = _days_of_silence(rules, "nodes.identifier_type")
+    silence = _by_type(rules, "recycled_after_days", "nodes.identifier_type")
     connection.execute(
         f"""
         create or replace temp table touched as
@@ -233,6 +233,14 @@ def _affected_nodes(connection, graph: str, solved: int, rules: Rules, rules_are
         union  -- seen again: a silence may have begun, or not have been one
         select node_id from identity.nodes as nodes
         where _seq > {solved} and is_person and last_seen_at - first_seen_at >= to_days({silence})
+        union  -- seen on a shared carrier before somebody logged in: the visit may have begun there
+        select shared.node_id
+        from (
+            select node_id, identifier_type, identifier_value, max(valid_from) as last_cut
+            from identity.assignments where valid_from is not null and not is_person group by all
+        ) as shared
+        join identity.sightings as sightings using (identifier_type, identifier_value)
+        where sightings._seq > {solved} and (sightings.seen_at < shared.last_cut or sightings._is_revision)
         {everything}
         """
     )
@@ -291,7 +299,7 @@ def _affected_nodes(connection, graph: str, solved: int, rules: Rules, rules_are
 def _cut_eras(connection, rules: Rules) -> None:
     """Make the temporary table `places`: a place (number, node_id, span) for each usable identifier, several where a value
     may have been handed on: after a silence, or when somebody said so (`is_stated`)."""
-    days = _days_of_silence(rules, "identifier_type")
+    days = _by_type(rules, "recycled_after_days", "identifier_type")
     connection.execute(
         f"""
         create or replace temp table candidates as
@@ -344,11 +352,11 @@ def _cut_eras(connection, rules: Rules) -> None:
     )
 
 
-def _days_of_silence(rules: Rules, column: str) -> str:
-    """SQL: after how many days of silence a value of the type in a column may be somebody else's; null: never."""
-    days = {name: identifier.recycled_after_days for name, identifier in rules.types.items() if identifier.recycled_after_days}
-    longest = "".join(f" when '{quoted(name)}' then {most}" for name, most in days.items())
-    return f"case {column}{longest} end" if days else "cast(null as integer)"
+def _by_type(rules: Rules, key: str, column: str) -> str:
+    """SQL: what the rules say under a key of the type in a column; null where they say nothing."""
+    said = {name: getattr(identifier, key) for name, identifier in rules.types.items() if getattr(identifier, key)}
+    cases = "".join(f" when '{quoted(name)}' then {value}" for name, value in said.items())
+    return f"case {column}{cases} end" if said else "cast(null as integer)"
 
 
 def _cluster(connection, graph: str, key: bytes, rules: Rules) -> list[Refusal]:
@@ -460,18 +468,20 @@ def _links(connection, graph: str) -> dict[str, np.ndarray]:
     ).fetchnumpy()
 
 
-def _cut_spans(connection) -> None:
+def _cut_spans(connection, rules: Rules) -> None:
     """Make the temporary table `spans` (node_id, place, cluster, valid_from, valid_to); one without bounds for most.
 
-    A shared carrier belongs to who logged in on it, until the next one does; the time before the first log-in to the first.
-    One on which nobody did takes the log-ins of the carriers that it is linked to.
+    A shared carrier belongs to who logged in on it, from the beginning of that visit until the next one's; the time before the
+    first log-in to the first. One on which nobody did takes the log-ins of the carriers that it is linked to.
     """
-    evidence = EVIDENCE
+    evidence, sightings = EVIDENCE, SIGHTINGS
     if not connection.execute("select count(*) from shared").fetchone()[0]:
+        sightings = _NOTHING
         evidence = (
             "select null as left_type, null as left_value, null as right_type, null as right_value, null::timestamp as seen_at "
             "where false"
         )
+    idle = _by_type(rules, "idle_minutes", "identifier_type")
     connection.execute(
         f"""
         create or replace temp table spans as
@@ -515,13 +525,36 @@ def _cut_spans(connection) -> None:
             from used
             qualify row_number() over (partition by place, seen_at order by priority, name) = 1
         ),
+        -- When the carrier was in use, and the beginning of the visit: what follows without a longer pause.
+        in_use as (
+            select shared.place, identifier_type, sightings.seen_at
+            from shared
+            join places using (place)
+            join ({sightings}) as sightings using (identifier_type, identifier_value)
+            where sightings.identifier_type in (select identifier_type from places join shared using (place))
+            union
+            select place, identifier_type, seen_at from one_at_a_time join places using (place)
+        ),
+        visits as (
+            select place, seen_at, max(begins) over (partition by place order by seen_at) as begun
+            from (
+                select
+                    place, seen_at,
+                    case
+                        when seen_at - lag(seen_at) over (partition by place order by seen_at) <= to_minutes({idle}) then null
+                        else seen_at
+                    end as begins
+                from in_use where seen_at is not null
+            )
+        ),
         changed as (
-            select *
+            select place, cluster, seen_at, lag(seen_at) over (partition by place order by seen_at nulls first) as last_login
             from one_at_a_time
             qualify cluster is distinct from lag(cluster) over (partition by place order by seen_at nulls first)
         ),
         bounds as (
-            select place, cluster, seen_at as valid_from from changed
+            select place, cluster, if(begun <= last_login, seen_at, coalesce(begun, seen_at)) as valid_from
+            from changed left join visits using (place, seen_at)
             union all
             select place, cluster, places.begins from clusters join places using (place) where cluster <> {SHARED}
             union all  -- linked to several customers by no record: all of these together to nobody

@@ -39,6 +39,9 @@ class IdentifierType(BaseModel):
     recycled_after_days: int | None = Field(
         None, ge=1, description="After so long a silence a value may be somebody else's, if its records say so."
     )
+    idle_minutes: int | None = Field(
+        None, ge=1, description="Of a carrier: a log-in counts for the whole visit; a longer pause ends a visit."
+    )
 
     @field_validator("blocked")
     @classmethod
@@ -49,6 +52,8 @@ class IdentifierType(BaseModel):
     def _carriers_are_cut_at_log_ins(self) -> "IdentifierType":
         if self.kind == "carrier" and self.recycled_after_days:
             raise ValueError("recycled_after_days is for person identifiers; carriers are cut at their log-ins")
+        if self.kind == "person" and self.idle_minutes:
+            raise ValueError("idle_minutes is for carriers; person identifiers are cut after recycled_after_days")
         return self
 
     @property
