@@ -247,7 +247,6 @@ def write_moves(connection: duckdb.DuckDBPyConnection, seq: int, as_of: datetime
             a.identifier_token, a.is_person, $seq
         from spans join ids using (cluster) join affected as a using (node_id)
         where a.node_id in (select node_id from moved)
-        order by a.position, spans.valid_from nulls first
         """,
         {"seq": seq},
     )
@@ -285,25 +284,28 @@ def write_refusals(
     )
     connection.execute(
         """
+        create or replace temp table mentioned as  -- few of many: what follows joins no large tables with each other
+        select place, identifier_type, identifier_value, node_id, is_person, cluster
+        from places
+        join clusters using (place)
+        where place in (select left_place from found union select right_place from found union select through_place from found);
         create or replace temp table refused as
         select
             a.identifier_type as left_type, a.identifier_value as left_value,
             b.identifier_type as right_type, b.identifier_value as right_value,
             through.identifier_type as through_type, through.identifier_value as through_value,
-            coalesce(rules_of_links.rule, case when through.is_person then 'recycled' else 'shared_carrier' end) as rule,
+            coalesce(links.rule, case when through.is_person then 'recycled' else 'shared_carrier' end) as rule,
             cast(found.reason as varchar) as reason, cast(found.detail as varchar) as detail,
             left_id.customer_id as left_customer_id, right_id.customer_id as right_customer_id,
             a.node_id as left_node_id, b.node_id as right_node_id
         from found
-        join places as a on a.place = found.left_place
-        join places as b on b.place = found.right_place
-        join clusters as left_cluster on left_cluster.place = a.place
-        join clusters as right_cluster on right_cluster.place = b.place
-        join ids as left_id on left_id.cluster = left_cluster.cluster
-        join ids as right_id on right_id.cluster = right_cluster.cluster
-        left join places as through on through.place = found.through_place
-        left join rules_of_links using (link)
-        where left_cluster.cluster <> right_cluster.cluster  -- another way may have united them since
+        join mentioned as a on a.place = found.left_place
+        join mentioned as b on b.place = found.right_place
+        join (select * from ids where cluster in (select cluster from mentioned)) as left_id on left_id.cluster = a.cluster
+        join (select * from ids where cluster in (select cluster from mentioned)) as right_id on right_id.cluster = b.cluster
+        left join mentioned as through on through.place = found.through_place
+        left join (select link, rule from links where link in (select link from found)) as links on links.link = found.link
+        where a.cluster <> b.cluster  -- another way may have united them since
         """
     )
     connection.unregister("found")

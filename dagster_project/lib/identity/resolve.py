@@ -104,6 +104,23 @@ def _resolve(connection, graph: str, seq: int, as_of: datetime, key: bytes, rule
     return Resolution(count, moved, refused)
 
 
+# The identifiers that were reached, with all that is known of them.
+_DESCRIBED = """
+select
+    row_number() over (order by nodes.first_seen_at nulls last, reached.node_id) - 1 as position,
+    reached.node_id,
+    coalesce(nodes.identifier_type, kept.identifier_type) as identifier_type,
+    coalesce(nodes.identifier_value, kept.identifier_value) as identifier_value,
+    coalesce(nodes.is_person, kept.is_person) as is_person,
+    coalesce(nodes.is_usable, false) as is_usable,
+    nodes.priority, nodes.first_seen_at, nodes.last_seen_at, kept.identifier_token
+from reached
+left join identity.nodes as nodes on nodes.node_id = reached.node_id
+left join identity.assignments as kept on kept.node_id = reached.node_id and kept.valid_from is null
+where nodes.node_id is not null or kept.node_id is not null
+"""
+
+
 def _affected_nodes(connection, graph: str, solved: int, rules: Rules, rules_are_the_same: bool) -> None:
     """Identifiers whose links, age, silences, usability or decisions changed since the last solution, with all others of
     their components.
@@ -117,8 +134,15 @@ def _affected_nodes(connection, graph: str, solved: int, rules: Rules, rules_are
             or coalesce((select min(_seq) from ({graph})) > {solved}, false)
         """
     ).fetchone()[0]
-    all_nodes = "union select node_id from identity.assignments union select node_id from identity.nodes"
-    everything = all_nodes if rebuilt or not rules_are_the_same else ""
+    if rebuilt or not rules_are_the_same:
+        connection.execute(
+            f"""
+            create or replace temp table affected as
+            with reached as (select node_id from identity.nodes union select node_id from identity.assignments)
+            {_DESCRIBED}
+            """
+        )
+        return
     silence = by_type(rules, "recycled_after_days", "nodes.identifier_type")
     connection.execute(
         f"""
@@ -157,11 +181,10 @@ def _affected_nodes(connection, graph: str, solved: int, rules: Rules, rules_are
         ) as shared
         join identity.sightings as sightings using (identifier_type, identifier_value)
         where sightings._seq > {solved} and (sightings.seen_at < shared.last_cut or sightings._is_revision)
-        {everything}
         """
     )
     connection.execute(
-        """
+        f"""
         -- What joins customers into one component: a refused union, what would have united them, an identifier in turns.
         create or replace temp table ties as
         with through as (
@@ -196,18 +219,7 @@ def _affected_nodes(connection, graph: str, solved: int, rules: Rules, rules_are
             union
             select node_id from identity.assignments semi join customers using (customer_id)
         )
-        select
-            row_number() over (order by nodes.first_seen_at nulls last, reached.node_id) - 1 as position,
-            reached.node_id,
-            coalesce(nodes.identifier_type, kept.identifier_type) as identifier_type,
-            coalesce(nodes.identifier_value, kept.identifier_value) as identifier_value,
-            coalesce(nodes.is_person, kept.is_person) as is_person,
-            coalesce(nodes.is_usable, false) as is_usable,
-            nodes.priority, nodes.first_seen_at, nodes.last_seen_at, kept.identifier_token
-        from reached
-        left join identity.nodes as nodes on nodes.node_id = reached.node_id
-        left join identity.assignments as kept on kept.node_id = reached.node_id and kept.valid_from is null
-        where nodes.node_id is not null or kept.node_id is not null
+        {_DESCRIBED}
         """
     )
 
@@ -215,14 +227,17 @@ def _affected_nodes(connection, graph: str, solved: int, rules: Rules, rules_are
 def _cluster(connection, graph: str, key: bytes, rules: Rules) -> list[Refusal]:
     """Make the temporary tables `clusters` (place, cluster), `shaped` (cluster and its shape) and `shared` (place, company):
     carriers that are cut, with a number for those that are linked to each other. Returns the refusals, in places."""
+    kind_names = [name for (name,) in connection.execute("select distinct identifier_type from places order by 1").fetchall()]
     found = connection.execute(
         f"""
-        select identifier_type, is_person, node, coalesce(epoch_us(coalesce(begins, first_seen_at)), {NEVER}) as since, name
+        select
+            list_position($kinds, identifier_type) - 1 as kind, is_person, node,
+            coalesce(epoch_us(coalesce(begins, first_seen_at)), {NEVER}) as since
         from places order by place
-        """
+        """,
+        {"kinds": kind_names},
     ).fetchnumpy()
-    kind_names, kinds = np.unique(np.asarray(found["identifier_type"], dtype=str), return_inverse=True)
-    links = {name: np.asarray(values) for name, values in _links(connection, graph).items()}
+    links = _links(connection, graph)
     followers = connection.execute(
         """
         select before.place, later.place, later.is_stated
@@ -239,16 +254,16 @@ def _cluster(connection, graph: str, key: bytes, rules: Rules) -> list[Refusal]:
         """
     ).fetchall()
     candidates = Graph(
-        kinds=kinds.astype(np.int64),
+        kinds=np.asarray(found["kind"], dtype=np.int64),
         is_person=np.asarray(found["is_person"], dtype=bool),
         values=np.asarray(found["node"], dtype=np.int64),
         first_seen=np.asarray(found["since"], dtype=np.int64),
-        left=links["left"].astype(np.int64),
-        right=links["right"].astype(np.int64),
-        rank=links["rank"].astype(np.int64),
-        confidence=links["confidence"].astype(np.float64),
-        linked_at=links["linked_at"].astype(np.int64),
-        name=lambda places: found["name"][places],
+        left=np.asarray(links["left"], dtype=np.int64),
+        right=np.asarray(links["right"], dtype=np.int64),
+        rank=np.asarray(links["rank"], dtype=np.int64),
+        confidence=np.asarray(links["confidence"], dtype=np.float64),
+        linked_at=np.asarray(links["linked_at"], dtype=np.int64),
+        name=lambda places: _names(connection, places),
         keyed=lambda texts: tokens(key, texts),
         # What somebody says was handed on stays apart; a silence alone proves nothing.
         apart=different + [(before, later) for before, later, is_stated in followers if is_stated],
@@ -272,14 +287,21 @@ def _cluster(connection, graph: str, key: bytes, rules: Rules) -> list[Refusal]:
     connection.register("found", {"place": np.flatnonzero(is_shared), "company": companies[is_shared].astype(np.int64)})
     connection.execute("create or replace temp table shared as select place, company from found")
     connection.unregister("found")
-    connection.register("found", {"link": np.arange(len(links["rule"])), "rule": links["rule"]})
-    connection.execute("create or replace temp table rules_of_links as select link, cast(rule as varchar) as rule from found")
-    connection.unregister("found")
     return solution.refusals
 
 
+def _names(connection, places: np.ndarray) -> np.ndarray:
+    """Names of places, in the order of the places."""
+    connection.register("asked", {"number": np.arange(len(places)), "place": np.asarray(places, dtype=np.int64)})
+    try:
+        return connection.execute("select name from asked join places using (place) order by number").fetchnumpy()["name"]
+    finally:
+        connection.unregister("asked")
+
+
 def _links(connection, graph: str) -> dict[str, np.ndarray]:
-    """Links between places in arrays: left, right, rank, confidence, linked_at (microseconds) and rule.
+    """Make the temporary table `links` (link and its rule), numbered as they stand in the arrays that are returned: left, right
+    (places), rank, confidence and linked_at (microseconds).
 
     What people decided has rank 0; the others rank by how far the less trusted of the two identifiers is trusted, and records
     that are only alike come after all that name the same.
@@ -296,8 +318,11 @@ def _links(connection, graph: str) -> dict[str, np.ndarray]:
         where (a.begins is not null or a.ends is not null or b.begins is not null or b.ends is not null)
             and {AT_THAT_TIME.format(place="a", time="e.seen_at")} and {AT_THAT_TIME.format(place="b", time="e.seen_at")}
         group by a.place, b.place, a.priority, b.priority, e.rule"""
-    return connection.execute(
+    connection.execute(
         f"""
+        create or replace temp table links as
+        select row_number() over (order by "left", "right", rank) - 1 as link, *
+        from (
         select
             a.place as "left", b.place as "right", {rank.format("g")} as rank, g.confidence,
             coalesce(epoch_us(g.first_seen_at), {NEVER}) as linked_at, g.rule
@@ -312,6 +337,7 @@ def _links(connection, graph: str) -> dict[str, np.ndarray]:
         join places as a on a.node_id = decisions.left_node_id and {AT_THAT_TIME.format(place="a", time="decided_at")}
         join places as b on b.node_id = decisions.right_node_id and {AT_THAT_TIME.format(place="b", time="decided_at")}
         where decisions.kind = 'same'
-        order by 1, 2, 3
+        )
         """
-    ).fetchnumpy()
+    )
+    return connection.execute('select "left", "right", rank, confidence, linked_at from links order by link').fetchnumpy()

@@ -46,7 +46,7 @@ class Graph:
         linked_at: int64 (m), microseconds since 1970, or NEVER: less is taken earlier within a confidence.
         apart: pairs of positions that may not become one.
         eras: pairs of positions: two eras that follow each other of one value.
-        name: gives names of identifiers by their positions; ties are broken by keyed hashes of them.
+        name: gives names of identifiers by their positions (int64), as many; ties are broken by keyed hashes of them.
         keyed: gives those hashes.
     """
 
@@ -157,6 +157,7 @@ class _LinkByLink:
         self.limits: dict[int, list[Limit]] = {}
         for limit in limits:
             self.limits.setdefault(limit.kind, []).append(limit)
+        self.names = dict(zip(nodes.tolist(), graph.name(nodes), strict=True))
         self.refusals: list[Refusal] = []
         self.parent = {int(node): int(node) for node in nodes}
         # Of each cluster, by its root: times of the values of limited kinds, its person kinds, and what it must be apart from.
@@ -185,8 +186,8 @@ class _LinkByLink:
 
     def _persons(self, links: np.ndarray) -> None:
         graph = self.graph
-        lefts, rights = graph.name(graph.left[links]), graph.name(graph.right[links])
-        ties = graph.keyed([f"{min(pair)} {max(pair)}" for pair in zip(lefts, rights, strict=True)])
+        ends = ((self.names[one], self.names[other]) for one, other in zip(graph.left[links], graph.right[links], strict=True))
+        ties = graph.keyed([f"{min(pair)} {max(pair)}" for pair in ends])
         keys = zip(graph.rank[links], -graph.confidence[links], graph.linked_at[links], ties, links, strict=True)
         for *_, link in sorted(keys):
             one, other = self._root(int(graph.left[link])), self._root(int(graph.right[link]))
@@ -200,7 +201,7 @@ class _LinkByLink:
     def _eras(self, eras: Iterable[tuple[int, int]]) -> None:
         """What was one value with a long silence in it becomes one again, unless its holders differ."""
         eras = list(eras)
-        ties = self.graph.keyed(self.graph.name(np.array([later for _, later in eras], dtype=np.int64)))
+        ties = self.graph.keyed([self.names[later] for _, later in eras])
         for _, _, (before, after) in sorted(
             zip([int(self.graph.first_seen[later]) for _, later in eras], ties, eras, strict=True)
         ):
@@ -257,8 +258,8 @@ class _LinkByLink:
 
     def _by_age(self, nodes: list[int]) -> list[int]:
         """Identifiers by when they were first seen; ties by keyed hash."""
-        names = self.graph.name(np.array(nodes, dtype=np.int64))
-        ages = zip((int(self.graph.first_seen[node]) for node in nodes), self.graph.keyed(names), nodes, strict=True)
+        ties = self.graph.keyed([self.names[node] for node in nodes])
+        ages = zip((int(self.graph.first_seen[node]) for node in nodes), ties, nodes, strict=True)
         return [node for *_, node in sorted(ages)]
 
     def _conflict(self, roots: list[int]) -> tuple[str, str] | None:

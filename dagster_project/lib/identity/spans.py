@@ -168,7 +168,9 @@ def cut_spans(connection: duckdb.DuckDBPyConnection, rules: Rules) -> None:
             select place, cluster, if(begun <= last_login, seen_at, coalesce(begun, seen_at)) as valid_from
             from changed left join visits using (place, seen_at)
             union all
-            select place, cluster, places.begins from clusters join places using (place) where cluster <> {SHARED}
+            select place, cluster, places.begins
+            from clusters join places using (place)
+            where cluster <> {SHARED} and (begins is not null or ends is not null)
             union all  -- linked to several customers by no record: all of these together to nobody
             select place, -2 - company, null from shared where place not in (select place from used)
         ),
@@ -179,6 +181,10 @@ def cut_spans(connection: duckdb.DuckDBPyConnection, rules: Rules) -> None:
                 lag(cluster) over (partition by places.node_id order by valid_from nulls first) as before
             from bounds join places using (place)
         )
+        select node_id, place, cluster, cast(null as timestamp) as valid_from, cast(null as timestamp) as valid_to
+        from clusters join places using (place)
+        where cluster <> {SHARED} and begins is null and ends is null
+        union all
         select
             node_id, place, cluster,
             case when number > 1 then valid_from end as valid_from,
