@@ -190,6 +190,7 @@ def test_identity_is_measured_against_a_truth_and_against_a_run(
     found = asked("identity", "evaluate", str(truth))
     assert (found["records"], found["unknown"], found["people"], found["customers"]) == (14, 1, 13, 14)
     assert (found["pairs_gained"], found["pairs_lost"], found["recall"], found["recall_of_linked"]) == (0, 1, 0.0, 0.0)
+    assert found["identifier_precision"] == 1
     assert found["b3_precision"] == 1 and found["b3_recall"] == pytest.approx(13 / 14)
     assert [row["person_id"] for row in found["wrongly_parted"]] == ["the couple"]
     same = asked("identity", "evaluate", str((family.serving / "current").resolve()))

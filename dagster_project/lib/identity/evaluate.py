@@ -3,7 +3,8 @@
 Pairs are counted, never listed: of n units of one person there are n (n − 1) / 2. Measures: pairwise precision, recall and F1,
 and B³ (Bagga and Baldwin 1998), the mean over all units of the share of right ones among those they are put together with
 (precision), or should be (recall). Recall is also given over the pairs that share linking evidence: those whose identifiers a
-chain of records of that one person connects, since nobody can find the others by identifiers.
+chain of records of that one person connects, since nobody can find the others by identifiers. Precision is also given over the
+identifiers that only one person's records carry: what is wrong beyond that are records on things that people share.
 """
 
 from dataclasses import dataclass
@@ -29,7 +30,9 @@ class Evaluation:
     """Counts of units (records or identifiers) and of pairs of them; what is derived follows.
 
     `found` are the pairs that are one customer here, `true` those that are one person there, `agreed` both. `linked` are the
-    true pairs that share evidence, `linked_agreed` those of them that were found; both None where units are identifiers.
+    true pairs that share evidence, `linked_agreed` those of them that were found; `own` are the pairs of identifiers
+    of one customer that are each one person's alone, `own_agreed` those of them that are of the same person; all None where
+    units are identifiers.
     """
 
     unit: str
@@ -45,6 +48,8 @@ class Evaluation:
     b3_recall: float
     linked: int | None
     linked_agreed: int | None
+    own: int | None
+    own_agreed: int | None
     wrongly_joined: list[dict[str, Any]]  # customers that hold several people
     wrongly_parted: list[dict[str, Any]]  # people who are several customers
 
@@ -59,6 +64,10 @@ class Evaluation:
     @property
     def recall_of_linked(self) -> float | None:
         return None if self.linked is None else _share(self.linked_agreed, self.linked)
+
+    @property
+    def identifier_precision(self) -> float | None:
+        return None if self.own is None else _share(self.own_agreed, self.own)
 
     @property
     def f1(self) -> float | None:
@@ -82,6 +91,7 @@ class Evaluation:
             "precision": self.precision,
             "recall": self.recall,
             "recall_of_linked": self.recall_of_linked,
+            "identifier_precision": self.identifier_precision,
             "f1": self.f1,
             "b3_precision": self.b3_precision,
             "b3_recall": self.b3_recall,
@@ -185,8 +195,9 @@ def measure(connection: duckdb.DuckDBPyConnection, unit: str, examples: int = 10
     found, true = (connection.execute(pairs.format(by)).fetchone()[0] for by in ("customer_id", "person_id"))
     unknown = connection.execute("select count(*) from truth anti join found using (unit)").fetchone()[0]
     linked = _linked(connection) if unit == RECORDS else (None, None)
+    own = _own(connection) if unit == RECORDS else (None, None)
     return Evaluation(
-        unit, units, unknown, people, customers, largest, found, true, agreed, b3_precision, b3_recall, *linked,
+        unit, units, unknown, people, customers, largest, found, true, agreed, b3_precision, b3_recall, *linked, *own,
         wrongly_joined=_examples(connection, "customer_id", "person_id", examples),
         wrongly_parted=_examples(connection, "person_id", "customer_id", examples),
     )  # fmt: skip
@@ -223,6 +234,29 @@ def _linked(connection: duckdb.DuckDBPyConnection) -> tuple[int, int]:
         return tuple(connection.execute(pairs.format(by)).fetchone()[0] for by in ("part", "part, customer_id"))
     finally:
         connection.unregister("parts")
+
+
+def _own(connection: duckdb.DuckDBPyConnection) -> tuple[int, int]:
+    """Pairs of identifiers of one customer, of those that only one person's records carry: all, and those of one person."""
+    connection.execute(
+        """
+        create or replace temp table owned as
+        with own as (
+            select identifier_type, identifier_value, min(person_id) as person_id
+            from judged
+            join identity.sightings as sightings on judged.unit = concat(source_table, ':', sightings.record_id)
+            where is_current and is_usable
+            group by all
+            having count(distinct person_id) = 1
+        )
+        select kept.customer_id, own.person_id, count(*) as n
+        from own join identity.assignments as kept using (identifier_type, identifier_value)
+        where kept.valid_to is null
+        group by all
+        """
+    )
+    pairs = "select coalesce((sum(n * (n - 1)) // 2)::bigint, 0) from (select sum(n) as n from owned group by {})"
+    return tuple(connection.execute(pairs.format(by)).fetchone()[0] for by in ("customer_id", "customer_id, person_id"))
 
 
 def _examples(connection, one: str, several: str, most: int) -> list[dict[str, Any]]:

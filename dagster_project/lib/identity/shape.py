@@ -38,8 +38,9 @@ def shapes(clusters: np.ndarray, left: np.ndarray, right: np.ndarray) -> Shapes:
     count = len(clusters)
     ids, cluster_of = np.unique(clusters, return_inverse=True)
     within = (clusters[left] == clusters[right]) & (clusters[left] >= 0) & (left != right)
-    pairs = np.unique(np.sort(np.stack([left[within], right[within]]), axis=0), axis=1).astype(np.int64)
-    one, other = pairs if pairs.size else (np.empty(0, dtype=np.int64),) * 2
+    # A pair as one number: rows of pairs take several times the memory to sort.
+    one, other = left[within].astype(np.int64), right[within].astype(np.int64)
+    one, other = np.divmod(np.unique(np.minimum(one, other) * count + np.maximum(one, other)), max(count, 1))
     # A root above all parts makes one tree of them.
     parts = connected_components(count, one, other)
     sizes = np.bincount(parts, minlength=1) if count else np.empty(0, dtype=np.int64)

@@ -137,7 +137,7 @@ def _values(graph: Graph, components: np.ndarray, kind: int, count: int) -> np.n
     """How many values of a kind each component has."""
     of_kind = np.flatnonzero(graph.kinds == kind)
     if graph.eras:
-        of_kind = of_kind[np.unique(np.stack([components[of_kind], graph.values[of_kind]]), axis=1, return_index=True)[1]]
+        of_kind = of_kind[np.unique(graph.values[of_kind] * count + components[of_kind], return_index=True)[1]]
     return np.bincount(components[of_kind], minlength=count)
 
 
@@ -145,8 +145,8 @@ def _persons_apart(graph: Graph, components: np.ndarray, count: int) -> np.ndarr
     """Whether the person identifiers of a component are several clusters without carriers and eras."""
     among_persons = graph.is_person[graph.left] & graph.is_person[graph.right]
     persons = connected_components(graph.count, graph.left[among_persons], graph.right[among_persons])
-    pairs = np.unique(np.stack([components[graph.is_person], persons[graph.is_person]]), axis=1)
-    return np.bincount(pairs[0], minlength=count) > 1
+    one_of_each = np.unique(persons[graph.is_person], return_index=True)[1]
+    return np.bincount(components[graph.is_person][one_of_each], minlength=count) > 1
 
 
 class _LinkByLink:
