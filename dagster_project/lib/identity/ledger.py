@@ -285,9 +285,8 @@ def write_refusals(
     connection.execute(
         """
         create or replace temp table mentioned as  -- few of many: what follows joins no large tables with each other
-        select place, identifier_type, identifier_value, node_id, is_person, cluster
-        from places
-        join clusters using (place)
+        select place, identifier_type, identifier_value, node_id, is_person, customer_id
+        from places join clusters using (place) left join ids using (cluster)
         where place in (select left_place from found union select right_place from found union select through_place from found);
         create or replace temp table refused as
         select
@@ -296,16 +295,13 @@ def write_refusals(
             through.identifier_type as through_type, through.identifier_value as through_value,
             coalesce(links.rule, case when through.is_person then 'recycled' else 'shared_carrier' end) as rule,
             cast(found.reason as varchar) as reason, cast(found.detail as varchar) as detail,
-            left_id.customer_id as left_customer_id, right_id.customer_id as right_customer_id,
+            a.customer_id as left_customer_id, b.customer_id as right_customer_id,
             a.node_id as left_node_id, b.node_id as right_node_id
         from found
-        join mentioned as a on a.place = found.left_place
-        join mentioned as b on b.place = found.right_place
-        join (select * from ids where cluster in (select cluster from mentioned)) as left_id on left_id.cluster = a.cluster
-        join (select * from ids where cluster in (select cluster from mentioned)) as right_id on right_id.cluster = b.cluster
+        join mentioned as a on a.place = found.left_place and a.customer_id is not null
+        join mentioned as b on b.place = found.right_place and b.customer_id is not null
         left join mentioned as through on through.place = found.through_place
-        left join (select link, rule from links where link in (select link from found)) as links on links.link = found.link
-        where a.cluster <> b.cluster  -- another way may have united them since
+        left join links on links.link = found.link
         """
     )
     connection.unregister("found")

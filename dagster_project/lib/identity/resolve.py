@@ -287,7 +287,8 @@ def _cluster(connection, graph: str, key: bytes, rules: Rules) -> list[Refusal]:
     connection.register("found", {"place": np.flatnonzero(is_shared), "company": companies[is_shared].astype(np.int64)})
     connection.execute("create or replace temp table shared as select place, company from found")
     connection.unregister("found")
-    return solution.refusals
+    # Another way may have united them since.
+    return [refusal for refusal in solution.refusals if solution.clusters[refusal.left] != solution.clusters[refusal.right]]
 
 
 def _names(connection, places: np.ndarray) -> np.ndarray:
