@@ -1,5 +1,8 @@
 """The continuous mode: what it brings, tells Dagster and leaves to others; and the benchmarks, small, as they run it."""
 
+import csv
+from datetime import UTC, datetime
+
 import dagster as dg
 import duckdb
 import pytest
@@ -13,7 +16,7 @@ from dagster_project.lib import dbt, quality, serving
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import _HELD, Home
 from dagster_project.lib.live import RUN, Live, Pass
-from dagster_project.lib.state import State
+from dagster_project.lib.state import Decision, State
 
 ANNA = {"contact_id": "k1", "user_id": "u1", "email": "anna@mail.cn", "city": "上海", "updated_at": "2025-01-01"}
 CONSENT = {"identifier_type": "email", "identifier_value": "anna@mail.cn", "purpose": "marketing", "status": "granted"}
@@ -64,6 +67,56 @@ def test_new_files_reach_the_audiences_readers_and_dagster(settled: Home, monkey
         delivery = instance.get_latest_materialization_event(dg.AssetKey(["deliveries", "first_tier_city_customers"]))
         assert delivery.asset_materialization.metadata["members"].value == 1
     assert {verdict.suite.name for verdict in second.verdicts} == {suite.name for suite in quality.suites()}
+
+
+def test_a_merge_and_a_split_reach_events_tags_audiences_and_their_destination(settled: Home) -> None:
+    home = settled
+    zhao = {**ANNA, "contact_id": "k2", "user_id": "", "email": "zhao@mail.cn", "city": "北京"}
+    granted = [{**CONSENT, "identifier_value": who, "occurred_at": "2025-02-01"} for who in ("anna@mail.cn", "zhao@mail.cn")]
+    land_rows(home, "crm/contacts/a.csv", [ANNA, zhao])
+    land_rows(home, "crm/consents/a.csv", granted)
+    order = {"ordered_at": "2025-03-01", "status": "paid", "amount": 10, "currency": "CNY"}
+    land_rows(home, "orders/orders/a.csv", [{"order_id": "o1", "email": "zhao@mail.cn", **order}])
+    assert len(_passes(home)) == 1
+    ids = dict(_served(home, "select identifier_value, customer_id from identity.assignments where identifier_type = 'email'"))
+    anna, other = ids["anna@mail.cn"], ids["zhao@mail.cn"]
+    sent = home.deliveries / "first_tier_city_customers"
+
+    def operations(version: int) -> set[tuple[str, str]]:
+        with (sent / f"v{version:06}.csv").open() as handle:
+            return {(row["operation"], row["customer_id"]) for row in csv.DictReader(handle)}
+
+    def orders() -> dict[str, str]:
+        return dict(
+            _served(home, "select record_id, customer_id from unified.customer_events where event_name = 'order_placed'")
+        )
+
+    def tagged() -> set[str]:
+        return {name for (name,) in _served(home, "select distinct customer_id from tags.customer_tags")}
+
+    def members() -> set[str]:
+        return {name for (name,) in _served(home, "select customer_id from audiences.memberships where left_at is null")}
+
+    assert operations(1) == {("add", anna), ("add", other)} and orders() == {"o1": other} and tagged() == {anna, other}
+
+    seen = {"event_id": "e1", "event_name": "page_viewed", "occurred_at": "2025-03-02", "anonymous_id": "a1"}
+    land_rows(home, "web/events/a.csv", [{**seen, "user_id": "u1", "email": "zhao@mail.cn"}])
+    assert len(_passes(home)) == 1
+    [(kept,)] = _served(home, "select customer_id from unified.customers where is_known")
+    [gone] = {anna, other} - {kept}
+    assert _served(home, "select from_customer_id, to_customer_id from identity.redirects") == [(gone, kept)]
+    assert operations(2) == {("remove", gone)}
+    assert members() == tagged() == {kept} and orders() == {"o1": kept}
+
+    now = datetime.now(UTC)
+    State(home).decide(Decision("different", "user_id:u1", "email:zhao@mail.cn", None, "lin@example.com", "two women", now))
+    land_rows(home, "web/events/b.csv", [{**seen, "event_id": "e2", "user_id": "u1"}])
+    assert len(_passes(home)) == 1
+    ids = dict(_served(home, "select identifier_value, customer_id from identity.assignments where identifier_type = 'email'"))
+    apart = set(ids.values())
+    assert len(apart) == 2 and kept in apart and gone not in apart
+    assert operations(3) == {("add", new) for new in apart - {kept}}
+    assert members() == apart and orders() == {"o1": ids["zhao@mail.cn"]} and tagged() == apart
 
 
 def test_the_warehouse_stays_open_as_long_as_files_keep_coming(settled: Home, monkeypatch: pytest.MonkeyPatch) -> None:

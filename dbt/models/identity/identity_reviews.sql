@@ -1,14 +1,13 @@
 -- Grain: one union of two customers for a person to look at: a rule refused it, or the records are alike but not enough to merge. A
 -- decision about any two identifiers of the two customers takes it out. Fed by refusals, matches and decisions; read by
 -- `onefold identity review` and the console.
--- depends_on: {{ ref('identity_refusals') }}
 {{ config(materialized='view') }}
 
 with decided as (
     select a.customer_id as customer_id, b.customer_id as other_customer_id
-    from {{ this.schema }}._decisions as decisions
-    inner join {{ ref('identity_assignments') }} as a on a.node_id = decisions.left_node_id
-    inner join {{ ref('identity_assignments') }} as b on b.node_id = decisions.right_node_id
+    from {{ ref('identity_decisions') }} as decisions
+    inner join {{ ref('identity_assignments') }} as a on a.node_id = decisions.left_id
+    inner join {{ ref('identity_assignments') }} as b on b.node_id = decisions.right_id
     where decisions.kind = 'different'
 ),
 
