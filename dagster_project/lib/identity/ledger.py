@@ -219,7 +219,7 @@ def write_moves(connection: duckdb.DuckDBPyConnection, seq: int, as_of: datetime
         select
             $as_of, identifier_type, identifier_value, valid_from, valid_to,
             case
-                when node_id not in (select node_id from identity.assignments) then 'created'
+                when node_id not in (select node_id from identity.assignments semi join moved using (node_id)) then 'created'
                 when node_id not in (select node_id from spans) then 'retired'
                 when old_customer_id is null or new_customer_id is null then 'split'
                 when old_customer_id in (select customer_id from ids) then 'split'

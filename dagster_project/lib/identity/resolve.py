@@ -115,8 +115,8 @@ select
     coalesce(nodes.is_usable, false) as is_usable,
     nodes.priority, nodes.first_seen_at, nodes.last_seen_at, kept.identifier_token
 from reached
-left join identity.nodes as nodes on nodes.node_id = reached.node_id
-left join identity.assignments as kept on kept.node_id = reached.node_id and kept.valid_from is null
+left join {nodes} as nodes on nodes.node_id = reached.node_id
+left join {assignments} as kept on kept.node_id = reached.node_id and kept.valid_from is null
 where nodes.node_id is not null or kept.node_id is not null
 """
 
@@ -137,27 +137,68 @@ def _affected_nodes(connection, graph: str, solved: int, rules: Rules, rules_are
     if rebuilt or not rules_are_the_same:
         connection.execute(
             f"""
+            create or replace temp table reached as
+            select node_id from identity.nodes union select node_id from identity.assignments;
             create or replace temp table affected as
-            with reached as (select node_id from identity.nodes union select node_id from identity.assignments)
-            {_DESCRIBED}
+            {_DESCRIBED.format(nodes="identity.nodes", assignments="identity.assignments")}
             """
         )
         return
+    _find_touched(connection, graph, solved, rules)
+    # Few of many: the other way round the join would hash the large tables.
+    of_reached = [f"(from identity.{table} semi join reached using (node_id))" for table in ("nodes", "assignments")]
+    connection.execute(
+        f"""
+        -- What joins customers into one component, as pairs of customers or of a customer and an identifier: a refused union,
+        -- what would have united them, an identifier in turns.
+        create or replace temp table ties as
+        with through as (
+            select left_customer_id, right_customer_id, concat(through_type, ':', through_value) as node_id
+            from identity._refusals where through_type is not null
+        ),
+        pairs as (
+            select left_customer_id as one, right_customer_id as other from identity._refusals
+            union all
+            select left_customer_id, node_id from through
+            union all
+            select right_customer_id, node_id from through
+            union all
+            select customer_id, node_id from identity.assignments semi join through using (node_id)
+            union all
+            select customer_id, node_id from identity.assignments where valid_from is not null or valid_to is not null
+        )
+        select one, other from pairs where one <> other
+        union
+        select other, one from pairs where one <> other;
+        create or replace temp table reached as
+        with recursive tied as (
+            select customer_id as name from identity.assignments semi join touched using (node_id)
+            union
+            select ties.other from tied join ties on ties.one = tied.name
+        )
+        select node_id from touched
+        union
+        select node_id from identity.assignments where customer_id in (select name from tied);
+        create or replace temp table affected as {_DESCRIBED.format(nodes=of_reached[0], assignments=of_reached[1])}
+        """
+    )
+
+
+def _find_touched(connection, graph: str, solved: int, rules: Rules) -> None:
+    """Make the temporary table `touched` (node_id): identifiers about which something changed since the last solution."""
     silence = by_type(rules, "recycled_after_days", "nodes.identifier_type")
     connection.execute(
         f"""
-        create or replace temp table touched as
-        with turned as (
-            select nodes.node_id from identity.nodes as nodes
-            left join (select distinct node_id from identity.assignments) as kept using (node_id)
-            where nodes._seq > {solved} and nodes.is_usable <> (kept.node_id is not null)
-        )
-        select left_node_id as node_id from ({graph}) where _seq > {solved}
+        create or replace temp table turned as
+        with fresh as (select node_id, is_usable from identity.nodes where _seq > {solved}),
+        kept as (select distinct node_id from identity.assignments semi join fresh using (node_id))
+        select node_id from fresh left join kept using (node_id) where is_usable <> (kept.node_id is not null)
+        """
+    )
+    usable_anew = "union select node_id from turned"
+    if connection.execute("select count(*) from turned").fetchone()[0]:
+        usable_anew += f"""  -- an identifier that becomes usable links what older edges tie to it
         union
-        select right_node_id from ({graph}) where _seq > {solved}
-        union
-        select node_id from turned
-        union  -- an identifier that becomes usable links what older edges tie to it
         select left_node_id from ({graph}) semi join turned on turned.node_id = right_node_id
         union
         select right_node_id from ({graph}) semi join turned on turned.node_id = left_node_id
@@ -165,7 +206,14 @@ def _affected_nodes(connection, graph: str, solved: int, rules: Rules, rules_are
         select right_node_id from identity._decisions semi join turned on turned.node_id = left_node_id
         where right_node_id is not null
         union
-        select left_node_id from identity._decisions semi join turned on turned.node_id = right_node_id
+        select left_node_id from identity._decisions semi join turned on turned.node_id = right_node_id"""
+    connection.execute(
+        f"""
+        create or replace temp table touched as
+        select left_node_id as node_id from ({graph}) where _seq > {solved}
+        union
+        select right_node_id from ({graph}) where _seq > {solved}
+        {usable_anew}
         union
         from decided
         union  -- seen earlier than was known: limits within days, and the order of carriers, go by that
@@ -181,45 +229,6 @@ def _affected_nodes(connection, graph: str, solved: int, rules: Rules, rules_are
         ) as shared
         join identity.sightings as sightings using (identifier_type, identifier_value)
         where sightings._seq > {solved} and (sightings.seen_at < shared.last_cut or sightings._is_revision)
-        """
-    )
-    connection.execute(
-        f"""
-        -- What joins customers into one component: a refused union, what would have united them, an identifier in turns.
-        create or replace temp table ties as
-        with through as (
-            select distinct refusals.left_customer_id, refusals.right_customer_id, kept.customer_id
-            from identity._refusals as refusals
-            join identity.assignments as kept
-                on kept.identifier_type = refusals.through_type and kept.identifier_value = refusals.through_value
-        ),
-        in_turns as (
-            select node_id, customer_id from identity.assignments where valid_from is not null or valid_to is not null
-        ),
-        pairs as (
-            select left_customer_id as one, right_customer_id as other from identity._refusals
-            union all
-            select left_customer_id, customer_id from through
-            union all
-            select right_customer_id, customer_id from through
-            union all
-            select a.customer_id, b.customer_id from in_turns as a join in_turns as b using (node_id)
-        )
-        select one, other from pairs where one <> other
-        union
-        select other, one from pairs where one <> other;
-        create or replace temp table affected as
-        with recursive customers as (
-            select customer_id from identity.assignments semi join touched using (node_id)
-            union
-            select ties.other from customers join ties on ties.one = customers.customer_id
-        ),
-        reached as (
-            select node_id from touched
-            union
-            select node_id from identity.assignments semi join customers using (customer_id)
-        )
-        {_DESCRIBED}
         """
     )
 
