@@ -1,55 +1,11 @@
 """The solver against an independent, slow one that is easy to believe, on random graphs under random rules."""
 
-import hashlib
-import random
-from collections.abc import Sequence
-
-import numpy as np
 import pytest
 
 from dagster_project.lib.identity.solve import DAY, SHARED, Graph, Limit, solve
+from tests.graphs import KINDS, PERSONS, keyed, random_case
 
-KINDS = ("user_id", "email", "phone", "anonymous_id", "device_id")
-PERSONS = 3  # the first kinds name persons
 EXAMPLES = 400
-
-
-def keyed(names: Sequence[str]) -> list[str]:
-    return [hashlib.md5(str(name).encode()).hexdigest() for name in names]
-
-
-def random_case(seed: int) -> tuple[Graph, list[Limit]]:
-    """A graph of some components, dense enough that rules break, with ties in every order."""
-    chance = random.Random(seed)
-    n = chance.randint(1, 24)
-    kinds = np.array([chance.randrange(len(KINDS)) for _ in range(n)])
-    values = np.arange(n)
-    eras = []
-    for node in range(1, n):  # some are a later era of the one before
-        if kinds[node] == kinds[node - 1] < PERSONS and chance.random() < 0.3:
-            values[node] = values[node - 1]
-            eras.append((node - 1, node))
-    pairs = {tuple(sorted(chance.sample(range(n), 2))) for _ in range(chance.randint(0, 40))} if n > 1 else set()
-    pairs = sorted(pairs, key=lambda pair: chance.random())
-    graph = Graph(
-        kinds=kinds,
-        is_person=kinds < PERSONS,
-        values=values,
-        first_seen=np.array([chance.randrange(6) * DAY for _ in range(n)]),
-        left=np.array([pair[0] for pair in pairs], dtype=np.int64),
-        right=np.array([pair[1] for pair in pairs], dtype=np.int64),
-        rank=np.array([chance.choice([0, 1, 1, 1, 2]) for _ in pairs], dtype=np.int64),
-        confidence=np.array([chance.choice([1.0, 1.0, 0.9]) for _ in pairs]),
-        linked_at=np.array([chance.randrange(4) * DAY for _ in pairs], dtype=np.int64),
-        name=lambda positions: [f"node {position}" for position in positions],
-        keyed=keyed,
-        apart=[tuple(chance.sample(range(n), 2)) for _ in range(chance.choice([0, 0, 1, 2]))] if n > 1 else [],
-        eras=eras,
-    )
-    limits = [
-        Limit(kind, chance.randint(1, 3), chance.choice([None, None, 2])) for kind in range(len(KINDS)) if chance.random() < 0.6
-    ]
-    return graph, limits
 
 
 def believable(graph: Graph, limits: list[Limit]) -> tuple[set[frozenset[int]], set[int], set[tuple]]:
