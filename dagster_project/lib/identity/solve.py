@@ -6,7 +6,7 @@ a total order of their links, unless a limit or a forbidden pair breaks; the lin
 no two of them hold different values of one person type and nothing breaks; otherwise it is shared between them.
 
 Nearly all components cannot break any rule. They are plain connected components, found by arrays; only the others are taken
-link by link. Whether a union breaks a rule never changes back (limits only count upwards), so a refused link stays refused.
+link by link, each once: limits only count upwards, so that a refused link stays refused.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -265,12 +265,13 @@ class _LinkByLink:
     def _conflict(self, roots: list[int]) -> tuple[str, str] | None:
         """Whether two clusters hold different values of one person type."""
         seen: dict[int, int] = {}
+        differing: set[str] = set()
         for root in roots:
             for kind, value in self.kinds[root].items():
                 if kind in seen and (value == MANY or seen[kind] != value):
-                    return "conflict", f"each has its own {self.kind_names[kind]}"
+                    differing.add(self.kind_names[kind])
                 seen[kind] = value
-        return None
+        return ("conflict", f"each has its own {min(differing)}") if differing else None
 
     def _broken(self, roots: list[int], only_decisions: bool = False) -> tuple[str, str] | None:
         """What a union would break, and how."""
