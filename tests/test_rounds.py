@@ -238,7 +238,7 @@ EXAMPLES = {
 def test_examples_come_out_as_the_rules_say(name: str) -> None:
     graph, limits, clusters, refusals = EXAMPLES[name]
     found, refused, _ = solve_in_rounds(graph, limits)
-    assert (found, comparable(refused)) == (clusters, comparable(refusals))
+    assert (found, sorted(map(str, refused))) == (clusters, sorted(map(str, refusals)))
     assert_same(graph, limits)
 
 
