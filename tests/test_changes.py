@@ -195,3 +195,34 @@ def test_a_lost_warehouse_is_loaded_again_from_landing(home: Home) -> None:
     assert _rows(home, "select count(*) from staging.orders_orders") == [(2,)]
     [load, *_] = ingest_channel(home, channel, Settings.of(home))
     assert (load.files, load.known_files) == (0, 1)
+
+
+def test_numbers_that_count_up_on_each_device_name_a_visitor_only_with_the_device(home: Home) -> None:
+    (home.path / "identity.yaml").write_text(
+        """
+types:
+  anonymous_id: {kind: carrier, priority: 1, alone: false}
+  device_id: {kind: carrier, priority: 2, alone: false}
+  anonymous_id+device_id: {kind: carrier, priority: 3}
+"""
+    )
+    seen = [
+        ("e1", "1", "d1", ""),
+        ("e2", "1", "d2", ""),
+        ("e3", "1", "d1", "U1"),
+        ("e4", "1", "d2", "U2"),
+        ("e5", "2", "d1", ""),
+    ]
+    rows = [
+        {"event_id": event, "event_name": "screen_viewed", "occurred_at": f"2025-03-01 10:0{event[1]}", "anonymous_id": number,
+         "device_id": device, "user_id": user}
+        for event, number, device, user in seen
+    ]  # fmt: skip
+    land_rows(home, "app/events/a.csv", rows)
+    _build(home)
+    whose = dict(_rows(home, "select record_id, customer_id from identity.records"))
+    assert whose["e1"] == whose["e3"] and whose["e2"] == whose["e4"] and len(set(whose.values())) == 3
+    assert set(_rows(home, "select distinct identifier_type from identity.assignments")) == {
+        ("user_id",),
+        ("anonymous_id+device_id",),
+    }
