@@ -54,7 +54,7 @@ def project_variables(home: Home) -> dict[str, Any]:
             }
     return {
         "entities": entities,
-        "tag_models": _models("tags", except_for={"tags_customer_tags", "tags_catalog", "tags_cut_points"}),
+        "tag_models": _models("tags", except_for={f"tags_{name}" for name in ("customer_tags", "catalog", "cut_points", "distribution", "history")}),
         **Rules.of(home).of_models,
         **settings.of_models,
     }

@@ -62,19 +62,59 @@
     {{ column }} > {{ dbt.dateadd('day', -days, as_of()) }} and {{ column }} <= {{ as_of() }}
 {%- endmacro %}
 
-{# What a tag's YAML says of it; every tag has owner, kind and both display names. #}
+{# What a tag's YAML says of it, with what is so where it says nothing; every tag has owner, kind and both display names. #}
 {% macro tag_meta(model) -%}
     {%- if not execute -%}{{ return({}) }}{%- endif -%}
     {%- set node = graph.nodes['model.onefold.' ~ model] -%}
-    {%- for key in ['owner', 'kind', 'display_name_en', 'display_name_zh'] if key not in node.config.meta -%}
+    {%- set meta = node.config.meta -%}
+    {%- for key in ['owner', 'kind', 'display_name_en', 'display_name_zh'] if key not in meta -%}
         {{ exceptions.raise_compiler_error(model ~ ": its YAML needs config.meta." ~ key) }}
     {%- endfor -%}
-    {{ return(dict(node.config.meta, description=node.description)) }}
+    {%- if meta.get('sensitivity', 'normal') not in ['normal', 'restricted'] -%}
+        {{ exceptions.raise_compiler_error(model ~ ": config.meta.sensitivity is normal or restricted, not " ~ meta.sensitivity) }}
+    {%- endif -%}
+    {{ return(dict({'version': 1, 'sensitivity': 'normal', 'retention_days': 730}, **dict(meta, description=node.description))) }}
 {%- endmacro %}
 
-{# Today's cut points are worked out again after rows were withdrawn: they were cut from purchases that never were. #}
-{% macro forget_cut_points() -%}
+{# The audiences that are made from a tag: by its own model, or by its name among all tags. #}
+{% macro audiences_of(model) -%}
+    {%- if not execute -%}{{ return([]) }}{%- endif -%}
+    {%- set found = [] -%}
+    {%- for node in graph.nodes.values() if node.resource_type == 'model' and node.fqn[1] == 'audiences' -%}
+        {%- set parents = node.depends_on.nodes -%}
+        {%- if 'model.onefold.' ~ model in parents or
+            ("'" ~ model.removeprefix('tags_') ~ "'" in node.raw_code
+                and ('model.onefold.tags_customer_tags' in parents or 'model.onefold.tags_history' in parents)) -%}
+            {%- do found.append(node.name) -%}
+        {%- endif -%}
+    {%- endfor -%}
+    {{ return(found) }}
+{%- endmacro %}
+
+{# What was worked out today is worked out again after rows were withdrawn: it was made from what never was. #}
+{% macro forget_the_day(day) -%}
     {%- if var('withdrawn', false) and is_incremental() -%}
-    delete from {{ this }} where computed_on = cast({{ as_of() }} as date)
+    delete from {{ this }} where {{ day }} = cast({{ as_of() }} as date)
+    {%- endif -%}
+{%- endmacro %}
+
+{# Values that ended longer ago than their tag keeps them. #}
+{% macro forget_old_values() -%}
+    {%- if is_incremental() -%}
+    delete from {{ this }}
+    where valid_to < case tag
+        {%- for model in var('tag_models', []) %}
+        when '{{ model.removeprefix('tags_') }}' then {{ dbt.dateadd('day', -tag_meta(model).get('retention_days', 0), as_of()) }}
+        {%- endfor %}
+        else {{ dbt.dateadd('day', -730, as_of()) }} end
+    {%- endif -%}
+{%- endmacro %}
+
+{# Tables of tags that the project no longer has. #}
+{% macro drop_retired_tags() -%}
+    {%- if execute -%}
+    {%- for table in tables_in(this) if 'model.onefold.tags_' ~ table not in graph.nodes -%}
+        {%- do adapter.drop_relation(this.incorporate(path={'identifier': table}, type='table')) -%}
+    {%- endfor -%}
     {%- endif -%}
 {%- endmacro %}

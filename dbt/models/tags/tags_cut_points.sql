@@ -1,7 +1,7 @@
 -- Grain: one band of one measure on one day, with the least value that reaches it; 1 is the lowest. Worked out once a day from
 -- all customers, so that a customer's tag moves when they act and not whenever somebody else does. Fed by unified; read by
 -- tags.rfm and tags.value_tier.
-{{ config(incremental_strategy='append', full_refresh=false, pre_hook='{{ forget_cut_points() }}') }}
+{{ config(incremental_strategy='append', full_refresh=false, pre_hook="{{ forget_the_day('computed_on') }}") }}
 
 with bought as ({{ bought_in_a_year(ref('unified_customer_events')) }}),
 
