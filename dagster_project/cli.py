@@ -408,6 +408,25 @@ def tag_list(home: Home, as_json: bool) -> None:
     answer(as_json, rows, table("Tags", rows))
 
 
+@tag.command("preview")
+@click.argument("name")
+@click.option("--examples", default=5, show_default=True, help="How many customers to show.")
+@as_json_option
+@click.pass_obj
+def tag_preview(home: Home, name: str, examples: int, as_json: bool) -> None:
+    """What a tag's model would give, before a refresh adopts it; nothing is written.
+
+    Example: onefold tag preview weekend_shopper
+    """
+    found = answers.tag_preview(home, name.removeprefix("tags_"), examples)
+    tables = [
+        table("Known customers", [found["summary"]]),
+        table("Values", found["values"]),
+        table("Examples", found["examples"]),
+    ]
+    answer(as_json, found, *tables)
+
+
 @main.group(cls=Group)
 def audience() -> None:
     """Audiences and their publication."""

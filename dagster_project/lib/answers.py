@@ -5,7 +5,7 @@ from typing import Any
 
 import duckdb
 
-from dagster_project.lib import quality_pages
+from dagster_project.lib import dbt, quality_pages
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home, quoted
 from dagster_project.lib.ingest import prepare_warehouse
@@ -121,6 +121,62 @@ def tags(home: Home) -> Rows:
         "select tag, display_name_en, display_name_zh, kind, owner, customer_count as customers, coverage "
         "from tags.catalog order by tag",
     )
+
+
+def tag_preview(home: Home, tag: str, examples: int = 5) -> dict[str, Any]:
+    """What a tag's model gives now, for everybody; nothing is written, so it may be one that no refresh has built yet.
+
+    Returns:
+        `summary`: known customers with the tag and in all, coverage, and against what is served as the tag now: customers who
+        gain it, lose it, and get another value; `values`: the commonest ones with customers and share; `examples`: customers.
+
+    Raises:
+        OnefoldError: there is no such model, it does not compile, or its query fails.
+    """
+    done = dbt.run(home, ["compile", "--full-refresh", "--select", f"tags_{tag}"])
+    if not done.success:
+        raise OnefoldError(dbt.failures(done))
+    sql = next((result.node.compiled_code for result in done.result if result.node.name == f"tags_{tag}"), None)
+    if sql is None:
+        raise OnefoldError(f"there is no model dbt/models/tags/tags_{tag}.sql")
+    with home.connect("tag preview", patience=30) as connection:
+        try:
+            connection.execute(f"create temp table previewed as {sql}")
+        except duckdb.Error as error:
+            message = str(error).splitlines()[0]
+            raise OnefoldError(f"tags_{tag}: {message}. What it reads is there after `onefold refresh`") from error
+        summary = _rows(
+            connection,
+            """
+            with known as (from unified.customers where is_known),
+            given as (from previewed semi join known using (customer_id)),
+            adopted as (select * from tags.customer_tags semi join known using (customer_id) where tag = $tag)
+            select
+                (select count(*) from given) as known_customers_with_it,
+                (select count(*) from known) as known_customers,
+                round((select count(*) from given) / nullif((select count(*) from known), 0), 4) as coverage,
+                (select count(*) from given anti join adopted using (customer_id)) as gain_it,
+                (select count(*) from adopted anti join given using (customer_id)) as lose_it,
+                (select count(*) from given join adopted using (customer_id) where given.value <> adopted.value) as get_another_value
+            """,
+            {"tag": tag},
+        )
+        values = _rows(
+            connection,
+            """
+            select value, count(*) as customers, round(count(*) / sum(count(*)) over (), 4) as share,
+                round(avg(number_value), 2) as mean_number, round(avg(confidence), 2) as mean_confidence
+            from previewed join unified.customers using (customer_id) where is_known
+            group by value order by customers desc, value limit 20
+            """,
+        )
+        shown = _rows(
+            connection,
+            "select customer_id, value, number_value, confidence from previewed "
+            "join unified.customers using (customer_id) where is_known order by hash(customer_id) limit $examples",
+            {"examples": examples},
+        )
+    return {"summary": summary[0], "values": values, "examples": shown}
 
 
 def audiences(home: Home) -> Rows:

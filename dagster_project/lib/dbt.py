@@ -35,6 +35,9 @@ _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _LOCK = threading.Lock()  # dbt keeps global state: one invocation at a time
 
 
+_NO_TAGS = ("customer_tags", "catalog", "cut_points", "distribution", "history")
+
+
 def project_variables(home: Home) -> dict[str, Any]:
     """What dbt's models are told at parse time: contracts, tag models and settings."""
     settings = Settings.of(home)
@@ -54,7 +57,10 @@ def project_variables(home: Home) -> dict[str, Any]:
             }
     return {
         "entities": entities,
-        "tag_models": _models("tags", except_for={f"tags_{name}" for name in ("customer_tags", "catalog", "cut_points", "distribution", "history")}),
+        "tag_models": _models(
+            "tags",
+            except_for={f"tags_{name}" for name in ("customer_tags", "catalog", "cut_points", "distribution", "history")},
+        ),
         **Rules.of(home).of_models,
         **settings.of_models,
     }

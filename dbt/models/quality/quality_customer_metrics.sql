@@ -22,6 +22,11 @@ shares as (
         known_customer_count as denominator, 'either' as worse
     from {{ ref('tags_catalog') }}
     union all
+    select concat_ws(':', 'tag_drift', tag), '*', '*', cast(round(drift * known_customer_count) as bigint), known_customer_count,
+        'higher'
+    from {{ ref('tags_catalog') }}
+    where drift is not null
+    union all
     select 'known_customers', '*', '*', count(case when is_known then 1 end), count(*), 'either'
     from {{ ref('unified_customers') }}
     union all

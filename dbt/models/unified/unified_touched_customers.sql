@@ -18,6 +18,11 @@ with touched as (
     select from_customer_id from {{ ref('identity_changes') }} where {{ is_new() }}
     union
     select to_customer_id from {{ ref('identity_changes') }} where {{ is_new() }}
+    union
+    select assignments.customer_id
+    from (select * from {{ ref('cleaned_external_attributes') }} where {{ is_new() }}) as stated
+    inner join {{ ref('identity_assignments') }} as assignments
+        on assignments.identifier_type = stated.identifier_type and assignments.identifier_value = stated.identifier_value
 )
 
 select customer_id, {{ seq() }} from touched where customer_id is not null
