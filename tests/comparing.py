@@ -61,6 +61,8 @@ _HISTORY = {
     "identity._runs": "each run of the solver",
     "identity.runs": "a view of them",
     "unified.touched_customers": "who changed by which write",
+    "tags.history": "what tags were at each refresh",
+    "tags.distribution": "what tags were each day",
     "quality.batch_metrics": "compared as quality.metrics",
     "quality.record_metrics": "compared as quality.metrics",
     "quality.customer_metrics": "compared as quality.metrics",

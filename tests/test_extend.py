@@ -1,5 +1,6 @@
 """What a user adds: a channel, a tag and an audience, without a line of Python."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -167,6 +168,64 @@ def test_a_channel_a_tag_and_an_audience_are_yaml_and_sql(project: Path) -> None
         extra = warehouse.execute("select _extra from staging.kiosk_visits where visit_id = 'v1'").fetchone()
         assert extra == ('{"firmware":"2.1"}',)
     assert (home / "deliveries/kiosk_visitors/v000001.csv").exists()
+
+
+def test_a_tag_is_tried_adopted_and_retired(project: Path) -> None:
+    home = project / "home"
+    _write(
+        home / "landing/web/events/a.csv",
+        "event_id,event_name,occurred_at,user_id\n"
+        + "".join(f"e{n},searched,2026-10-0{n + 1}T10:00:00Z,u{n % 2}\n" for n in range(5)),
+    )
+    assert _onefold(project, "ingest", "refresh --as-of 2026-10-10").returncode == 0
+    model = project / "dbt/models/tags/tags_searcher.sql"
+    _write(
+        model,
+        "-- Grain: one customer who searched.\n\n{{ event_metric_tag('searcher', events=['searched'], tiers={'often': 3}) }}",
+    )
+    described = "{owner: team:us, kind: event metric, display_name_en: Searcher, display_name_zh: 搜索者}"
+    _write(
+        model.with_suffix(".yml"),
+        f"models:\n  - name: tags_searcher\n    description: Searched.\n    config: {{meta: {described}}}\n",
+    )
+    tried = _onefold(project, "tag preview searcher --json")
+    assert tried.returncode == 0, tried.stdout + tried.stderr
+    found = json.loads(tried.stdout)
+    assert (
+        found["summary"]["known_customers_with_it"] == found["summary"]["gain_it"] == 1 and found["summary"]["coverage"] == 0.5
+    )
+    assert [(row["value"], row["mean_number"]) for row in found["values"]] == [("often", 3.0)]
+    assert "tags_unheard_of.sql" in _onefold(project, "tag preview unheard_of").stderr
+
+    def asked(query: str) -> list[tuple]:
+        with duckdb.connect(str(home / "onefold.duckdb")) as warehouse:
+            return warehouse.execute(query).fetchall()
+
+    history = (
+        "select value, previous_value, cast(valid_from as date)::varchar, valid_to is null from tags.history "
+        "where tag = 'searcher' order by all"
+    )
+    built = "select 1 from duckdb_tables() where schema_name = 'tags' and table_name = 'searcher'"
+    assert asked(history) == [] and asked(built) == []  # nothing was written
+    assert _onefold(project, "refresh --as-of 2026-10-11").returncode == 0
+    assert asked(history) == [("often", None, "2026-10-11", True)] and asked(built) == [(1,)]
+
+    _write(
+        model,
+        "-- Grain: one customer who searched.\n\n{{ event_metric_tag('searcher', events=['searched'], tiers={'ever': 1}) }}",
+    )
+    assert _onefold(project, "refresh --as-of 2026-10-12").returncode == 0
+    assert asked(history) == [
+        ("ever", "often", "2026-10-12", True),
+        ("ever", None, "2026-10-12", True),
+        ("often", None, "2026-10-11", False),
+    ]
+    model.unlink()
+    model.with_suffix(".yml").unlink()
+    done = _onefold(project, "refresh --as-of 2026-10-13")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert asked(built) == [] and asked("select 1 from tags.customer_tags where tag = 'searcher'") == []
+    assert {is_open for *_, is_open in asked(history)} == {False}
 
 
 def test_a_wrong_channel_is_refused_before_anything_runs(project: Path) -> None:
