@@ -27,7 +27,8 @@
 {%- endmacro %}
 
 {# Own acts of the last 180 days with the time that the customer's clock showed: a tracker's event knows it; others, such as an
-   order or an opened e-mail, take the offset that most of the customer's tracked events have, else the default time zone. #}
+   order or a call, take the offset that most of the customer's tracked events have, else the default time zone. Opened and
+   clicked messages are left out: they tell when we write, as mailings that go out on Fridays make Friday everybody's day. #}
 {% macro acts_on_own_clock() -%}
     select
         acts.customer_id,
@@ -58,7 +59,8 @@
 {% macro recent_acts() -%}
     select customer_id, occurred_at, occurred_at_local
     from {{ of_touched('unified_customer_events') }}
-    where customer_id is not null and {{ is_own_act('event_name') }} and {{ within_days('occurred_at', 180) }}
+    where customer_id is not null and channel not in ('email', 'sms')
+        and {{ is_own_act('event_name') }} and {{ within_days('occurred_at', 180) }}
 {%- endmacro %}
 
 {# What each customer's latest answer says about one dimension of the seed survey_dimensions; the survey's own row goes before
