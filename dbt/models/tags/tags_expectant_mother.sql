@@ -1,0 +1,7 @@
+-- Grain: one customer who probably expects or has a baby, by the seed sensitive_groups. Restricted: for care, never for
+-- advertising. Confidence is 1 for who said so in a survey. Fed by unified, the catalogue and cleaned.survey_responses.
+
+with members as ({{ in_sensitive_group('expectant_mother') }})
+
+select {{ tag('expectant_mother', value="'yes'", number_value='points', confidence='confidence') }}
+from members
