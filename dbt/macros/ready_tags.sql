@@ -92,8 +92,8 @@
    search 3, a view 1; from 10 on they belong to it. A purchase alone may be a gift. Confidence is 1 for who said so, else
    points ÷ (points + 5), which two purchases bring to two thirds. #}
 {% macro in_sensitive_group(sensitive_group) -%}
-    {%- if execute and model.resource_type == 'model' and not model.config.meta.get('restricted') -%}
-        {{ exceptions.raise_compiler_error(model.name ~ ': a tag of a sensitive group needs config.meta.restricted: true') }}
+    {%- if execute and model.resource_type == 'model' and model.config.meta.get('sensitivity') != 'restricted' -%}
+        {{ exceptions.raise_compiler_error(model.name ~ ': a tag of a sensitive group needs config.meta.sensitivity: restricted') }}
     {%- endif -%}
     with terms as (
         select evidence, lower(question) as question, lower(term) as term

@@ -71,6 +71,38 @@
     where acts_total >= {{ least }}
 {%- endmacro %}
 
+{# The value of a product's column (category, brand) that a customer views and buys most; a purchase weighs five views. #}
+{% macro favourite_tag(name, column, least=3) -%}
+    with interest as (
+        select customer_id, {{ column }} as value, 5 as weight
+        from {{ of_touched('unified_purchases') }}
+        where customer_id is not null and {{ column }} is not null and {{ is_purchase('event_name') }}
+        union all
+        select events.customer_id, products.{{ column }}, 1
+        from {{ of_touched('unified_customer_events') }} as events
+        inner join {{ ref('cleaned_catalog_products') }} as products on products.product_id = events.product_id
+        where events.customer_id is not null and products.{{ column }} is not null
+            and events.event_name in ('product_viewed', 'product_added', 'product_liked', 'product_shared')
+            and {{ is_customer_traffic() }}
+    ),
+
+    shares as (
+        select
+            customer_id,
+            value,
+            sum(weight) as weight,
+            sum(sum(weight)) over (partition by customer_id) as weight_total,
+            sum(count(*)) over (partition by customer_id) as acts_total,
+            row_number() over (partition by customer_id order by sum(weight) desc, value) as place
+        from interest
+        group by customer_id, value
+    )
+
+    select {{ tag(name, value='value', number_value='weight', confidence='cast(weight as double) / weight_total') }}
+    from shares
+    where place = 1 and acts_total >= {{ least }}
+{%- endmacro %}
+
 {# A list that was uploaded as external/attributes: the latest value that it says of an identifier of the customer. #}
 {% macro uploaded_tag(name, attribute=none) -%}
     with listed as (

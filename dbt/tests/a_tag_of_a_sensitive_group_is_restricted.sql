@@ -5,8 +5,8 @@
 {%- set node = graph.nodes['model.onefold.' ~ model] %}
 {%- for parent in node.depends_on.nodes %}
 {%- set is_sensitive = parent == 'seed.onefold.sensitive_groups'
-    or (parent in graph.nodes and graph.nodes[parent].config.meta.get('restricted')) %}
-{%- if is_sensitive and node.config.meta.get('restricted') is not true %}{% do offenders.append(model) %}{% endif %}
+    or (parent in graph.nodes and graph.nodes[parent].config.meta.get('sensitivity') == 'restricted') %}
+{%- if is_sensitive and node.config.meta.get('sensitivity') != 'restricted' %}{% do offenders.append(model) %}{% endif %}
 {%- endfor %}
 {%- endfor %}
 {%- endif %}
