@@ -61,6 +61,7 @@ _HISTORY = {
     "identity._runs": "each run of the solver",
     "identity.runs": "a view of them",
     "unified.touched_customers": "who changed by which write",
+    "analytics.touched_customers": "as unified.touched_customers",
     "quality.batch_metrics": "compared as quality.metrics",
     "quality.record_metrics": "compared as quality.metrics",
     "quality.customer_metrics": "compared as quality.metrics",
