@@ -38,7 +38,8 @@
         'SMS', 'Mobile Push Notifications', 'Unassigned']) }}
 {%- endmacro %}
 
-{# Search, social, shopping or video, by the seed: of the source as it is, else of the company in its name. #}
+{# Search, social, shopping or video, by the seed: of the source as it is, else of the company in its name. The column comes with
+   its table, as the seed has one named `source`. #}
 {% macro source_category(source) -%}
     coalesce(
         (select max(known.category) from {{ ref('traffic_sources') }} as known where known.source = {{ source }}),

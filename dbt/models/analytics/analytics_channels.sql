@@ -91,8 +91,8 @@ spend as (
         spend.*,
         {{ channel_group('platform', 'medium', 'lower(campaign_id)', 'category') }} as paid_group
     from (
-        select date, platform, campaign_id, cost_base, 'cpc' as medium, {{ source_category('platform') }} as category
-        from {{ ref('cleaned_ads_spend') }}
+        select date, platform, campaign_id, cost_base, 'cpc' as medium, {{ source_category('costs.platform') }} as category
+        from {{ ref('cleaned_ads_spend') }} as costs
     ) as spend
 ),
 

@@ -33,7 +33,7 @@ sourced as (
         coalesce(nullif(case
             when is_tagged then utm_medium
             when network is not null then 'cpc'
-            when {{ source_category('referrer') }} = 'search' then 'organic'
+            when {{ source_category('visits.referrer') }} = 'search' then 'organic'
             when referrer is not null then 'referral'
             else '(none)'
         end, ''), '(not set)') as medium,
@@ -53,7 +53,7 @@ grouped as (
         sum(case when is_session then 1 else 0 end) over (
             partition by customer_id {{ in_order }} rows between unbounded preceding and current row
         ) - case when is_session then 1 else 0 end as stretch
-    from (select sourced.*, {{ source_category('source') }} as category from sourced) as categorised
+    from (select sourced.*, {{ source_category('sourced.source') }} as category from sourced) as categorised
 ),
 
 followed as (
