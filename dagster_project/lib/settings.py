@@ -86,7 +86,10 @@ class Settings(BaseModel):
     session_idle_minutes: int = Field(30, ge=1, le=1440, description="A longer pause between two events ends the session.")
     session_cut_at_midnight: bool = Field(False, description="Whether midnight on the visitor's clock ends it, too.")
     attribution_lookback_days: int = Field(
-        90, ge=1, le=365, description="A purchase is credited to touchpoints of so many days before it; Google Analytics has 90."
+        90,
+        ge=1,
+        le=365,
+        description="A purchase is credited to touchpoints of so many days before it; Google Analytics has 90.",
     )
     test_traffic: TrafficList = Field(
         TrafficList(ip_ranges=PRIVATE_IP_RANGES),
