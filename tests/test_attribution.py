@@ -7,7 +7,6 @@ import random
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -300,7 +299,8 @@ def test_every_model_conserves_conversions_and_revenue_exactly(homes: tuple[Home
         once,
         """
         select credited.model, conversion_id from (
-            select model, conversion_id, sum(conversions) as conversions, sum(revenue_base) as revenue, sum(margin_base) as margin
+            select
+                model, conversion_id, sum(conversions) as conversions, sum(revenue_base) as revenue, sum(margin_base) as margin
             from analytics.attribution group by all
         ) as credited join analytics.conversions as bought using (conversion_id)
         where credited.conversions <> 1 or revenue <> revenue_base or margin is distinct from margin_base

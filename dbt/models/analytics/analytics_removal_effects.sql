@@ -40,7 +40,7 @@ eliminated_0 as (
 ),
 
 {% for channel_group in channel_groups() -%}
-eliminated_{{ loop.index }} as (
+eliminated_{{ loop.index }} as {{ materialized() }} (
     select
         removed,
         from_group,
