@@ -31,6 +31,15 @@ SOURCES = [
 
 Row = tuple[str, dict]
 
+# A visit on a family's tablet is whose log-in was last; what only its first user did before, later known, makes it another
+# visit, although nothing of its owner's changed.
+TABLET = {"anonymous_id": "tablet", "event_name": "page_viewed"}
+FAMILY = [
+    ("web/events", TABLET | {"event_id": "e2", "user_id": "father", "occurred_at": "2025-04-01T10:00:00+00:00"}),
+    ("web/events", TABLET | {"event_id": "e3", "user_id": "mother", "occurred_at": "2025-04-01T10:10:00+00:00"}),
+]
+BEFORE = [("web/events", TABLET | {"event_id": "e1", "occurred_at": "2025-04-01T09:50:00+00:00"})]
+
 
 def _rows(chance: random.Random) -> list[Row]:
     """Visits, clicks and purchases of a few people over 200 days, some on the browser of another."""
@@ -147,14 +156,14 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Home]:
     """The same data built at once, and in two batches, the later with what corrects the former."""
     chance = random.Random(20261122)
     rows = _rows(chance)
-    corrections = _corrections(rows, chance)
-    half = sorted(rows, key=lambda row: chance.random())
+    corrections = _corrections(rows, chance) + BEFORE
+    shuffled = FAMILY + sorted(rows, key=lambda row: chance.random())
     once, batches = (Home(tmp_path_factory.mktemp(name) / "home").prepare() for name in ("once", "batches"))
     for home in (once, batches):
         (home.path / "onefold.yaml").write_text(f"attribution_lookback_days: {LOOKBACK}\n")
-    _land(once, "all", rows + corrections)
+    _land(once, "all", FAMILY + rows + corrections)
     _build(once)
-    for number, part in enumerate([half[: len(half) * 2 // 3], half[len(half) * 2 // 3 :] + corrections]):
+    for number, part in enumerate([shuffled[: len(rows) * 2 // 3], shuffled[len(rows) * 2 // 3 :] + corrections]):
         _land(batches, str(number), part)
         _build(batches)
     return once, batches

@@ -1,5 +1,6 @@
 -- Grain: one customer whose touchpoints or conversions may have changed, with the number of the write that found it: those whose
--- own records did, and those who share a session that was cut anew, as another's log-in takes it over. Read by this layer.
+-- own records did, and those with an event in a session that was cut anew: the visit is whose log-in was last, and others'
+-- events may move it. Read by this layer.
 {{ config(unique_key='customer_id', incremental_strategy='delete+insert') }}
 
 with touched as (
