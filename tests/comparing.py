@@ -63,6 +63,7 @@ _HISTORY = {
     "unified.touched_customers": "who changed by which write",
     "tags.history": "what tags were at each refresh",
     "tags.distribution": "what tags were each day",
+    "analytics.touched_customers": "as unified.touched_customers",
     "quality.batch_metrics": "compared as quality.metrics",
     "quality.record_metrics": "compared as quality.metrics",
     "quality.customer_metrics": "compared as quality.metrics",

@@ -14,7 +14,7 @@ from dagster_project.lib.publish import audiences
 from dagster_project.lib.serving import public_tables
 
 # From left to right; a table reads only from its own layer and those before it.
-LAYERS = ["reference", "staging", "cleaned", "identity", "unified", "tags", "audiences", "quality"]
+LAYERS = ["reference", "staging", "cleaned", "identity", "unified", "tags", "analytics", "audiences", "quality"]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,9 @@ from dagster_project.lib.live import RUN
 from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import State
 
-_TABLES = dg.AssetSelection.groups("reference", "cleaned", "identity", "quality", "unified", "tags", "audiences", "serving")
+_TABLES = dg.AssetSelection.groups(
+    "reference", "cleaned", "identity", "quality", "unified", "tags", "analytics", "audiences", "serving"
+)
 
 ingest = dg.define_asset_job(
     "ingest",

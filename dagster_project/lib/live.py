@@ -151,9 +151,6 @@ class Live:
             try:
                 with self.home.keep_open("continuous mode"):
                     self._build(done, clock)
-                    self._publish(done)
-                    done.ledger_at = time.time()
-                    clock.lap("publish")
                 clock.lap("checkpoint")
                 self.state.finish_refresh(refresh)
                 if not done.problems:  # else the job publish is still owed
@@ -205,6 +202,10 @@ class Live:
             layers |= fresh
             self._check(done, fresh)
             clock.lap("checks")
+            if "audiences" in fresh:  # nobody who is to be written to waits for reports
+                self._publish(done)
+                done.ledger_at = time.time()
+                clock.lap("publish")
 
     def _test(self, tests: list[dbt.DataTest], refresh: Refresh, tested_from: int) -> None:
         with self.home.connect("data tests") as connection:

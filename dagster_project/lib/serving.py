@@ -33,6 +33,9 @@ PARTED = {
     "unified.sessions": "started_at",
     "unified.purchases": "occurred_at",
     "identity.evidence": "seen_at",
+    "analytics.touchpoints": "occurred_at",
+    "analytics.conversions": "converted_at",
+    "analytics.attribution": "converted_at",
 }
 
 

@@ -35,6 +35,7 @@ _OF_MODELS = {
     "default_time_zone",
     "session_idle_minutes",
     "session_cut_at_midnight",
+    "attribution_lookback_days",
     "test_traffic",
     "staff_traffic",
 }
@@ -84,6 +85,12 @@ class Settings(BaseModel):
     default_time_zone: str = Field("UTC", description="Times without a zone are in this one, unless their source says.")
     session_idle_minutes: int = Field(30, ge=1, le=1440, description="A longer pause between two events ends the session.")
     session_cut_at_midnight: bool = Field(False, description="Whether midnight on the visitor's clock ends it, too.")
+    attribution_lookback_days: int = Field(
+        90,
+        ge=1,
+        le=365,
+        description="A purchase is credited to touchpoints of so many days before it; Google Analytics has 90.",
+    )
     test_traffic: TrafficList = Field(
         TrafficList(ip_ranges=PRIVATE_IP_RANGES),
         description="Events of the company's own tests; reserved names such as example.com and localhost always are.",

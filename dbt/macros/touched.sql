@@ -1,7 +1,9 @@
-{# Customers whose records, identity or attributes changed since this model was last built. A tag is worked out for everybody
-   in the first build of a day, as some age by themselves, and after a change of the project. #}
+{# Customers whose records, identity or attributes changed since this model was last built; for analytics also those whose
+   sessions others changed. A tag is worked out for everybody in the first build of a day, as some age by themselves, and after
+   a change of the project. #}
 {% macro touched_customers() -%}
-    select customer_id from {{ ref('unified_touched_customers') }} where {{ is_new() }}
+    {%- set layer = 'analytics' if model.fqn[1] == 'analytics' else 'unified' -%}
+    select customer_id from {{ ref(layer ~ '_touched_customers') }} where {{ is_new() }}
     {%- if is_incremental() and model.fqn[1] == 'tags' %}
     union
     select customer_id from {{ ref('unified_customers') }}
@@ -15,7 +17,10 @@
 
    Usage: from {{ of_touched('unified_customers') }} as customers #}
 {% macro of_touched(name) -%}
-    {%- if not execute -%}{% do ref('unified_touched_customers') %}{% do ref('unified_customers') %}{%- endif -%}
+    {%- if not execute -%}
+        {%- do ref('analytics_touched_customers' if model.fqn[1] == 'analytics' else 'unified_touched_customers') -%}
+        {%- if model.fqn[1] == 'tags' -%}{%- do ref('unified_customers') -%}{%- endif -%}
+    {%- endif -%}
     {%- set relation = ref(name) -%}
     {%- if is_incremental() -%}(select * from {{ relation }} where customer_id in ({{ touched_customers() }}))
     {%- else -%}{{ relation }}
