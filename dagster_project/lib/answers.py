@@ -157,7 +157,7 @@ def tag_preview(home: Home, tag: str, examples: int = 5) -> dict[str, Any]:
                 round((select count(*) from given) / nullif((select count(*) from known), 0), 4) as coverage,
                 (select count(*) from given anti join adopted using (customer_id)) as gain_it,
                 (select count(*) from adopted anti join given using (customer_id)) as lose_it,
-                (select count(*) from given join adopted using (customer_id) where given.value <> adopted.value) as get_another_value
+                (select count(*) from given join adopted using (customer_id) where given.value <> adopted.value) as get_another
             """,
             {"tag": tag},
         )
