@@ -173,6 +173,14 @@ def test_another_threshold_acts_on_the_next_refresh_without_a_new_record(city: H
     assert _rows(city, sure)[0][0] == before
 
 
+def test_other_thresholds_are_tried_on_a_copy(city: Home, asked: Callable, tmp_path: Path) -> None:
+    rules = tmp_path / "surer.yaml"
+    rules.write_text("matching: {transactional: 0.999999999999}\n")
+    found = asked("identity", "what-if", str(rules))
+    assert found["moves"]["customers_split"] == 1 and found["moves"]["pairs_gained"] == 0 < found["moves"]["pairs_lost"]
+    assert _customer(city, "again") == _customer(city, "c7")
+
+
 def test_matching_that_is_switched_off_merges_nobody(city: Home) -> None:
     (city.path / "identity.yaml").write_text("matching: {enabled: false}\n")
     try:
@@ -181,14 +189,6 @@ def test_matching_that_is_switched_off_merges_nobody(city: Home) -> None:
         assert _rows(city, "select count(*) from identity.matches where is_current") == [(0,)]
     finally:
         (city.path / "identity.yaml").unlink()
-
-
-def test_other_thresholds_are_tried_on_a_copy(city: Home, asked: Callable, tmp_path: Path) -> None:
-    rules = tmp_path / "surer.yaml"
-    rules.write_text("matching: {transactional: 0.999999999999}\n")
-    found = asked("identity", "what-if", str(rules))
-    assert found["moves"]["customers_split"] == 1 and found["moves"]["pairs_gained"] == 0 < found["moves"]["pairs_lost"]
-    assert _customer(city, "again") == _customer(city, "c7")
 
 
 def test_too_few_profiles_are_left_alone_and_said_so_on_request(tmp_path: Path) -> None:
