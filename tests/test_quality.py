@@ -99,9 +99,9 @@ def _order(n: int, **fields: object) -> dict:
 def test_every_metric_is_judged_by_a_suite_and_defined_in_the_docs(company: Home) -> None:
     named = {metric for suite in quality.suites() for metric in suite.metrics}
     measured = {metric.split(":")[0] for (metric,) in _rows(company, "select distinct metric from quality.metrics")}
-    assert measured == named
+    assert measured == named - {"tag_drift"}  # which needs a day a week before
     docs = (Path(__file__).parents[1] / "docs" / "quality.md").read_text()
-    assert not [metric for metric in measured if f"| `{metric}" not in docs]
+    assert not [metric for metric in named if f"| `{metric}" not in docs]
 
 
 def test_a_company_in_which_nothing_happens_raises_no_alarm_but_for_its_days(company: Home) -> None:
