@@ -98,11 +98,11 @@
     {%- endif -%}
 {%- endmacro %}
 
-{# Values that ended longer ago than their tag keeps them. #}
+{# Values that ended longer ago than their tag keeps them, and those that ended the moment they began: they never were. #}
 {% macro forget_old_values() -%}
     {%- if is_incremental() -%}
     delete from {{ this }}
-    where valid_to < case tag
+    where valid_to <= valid_from or valid_to < case tag
         {%- for model in var('tag_models', []) %}
         when '{{ model.removeprefix('tags_') }}' then {{ dbt.dateadd('day', -tag_meta(model).get('retention_days', 0), as_of()) }}
         {%- endfor %}
