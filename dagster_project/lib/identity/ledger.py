@@ -96,7 +96,7 @@ create table if not exists identity._runs (
 
 
 def claim_ids(connection: duckdb.DuckDBPyConnection, seq: int, key: bytes) -> None:
-    """Make the temporary table `ids` (cluster, customer_id) and `lost` (customer_id, cluster, kept_id)."""
+    """Make the temporary tables `claims` (customer_id, cluster, age_rank) and `ids` (cluster, customer_id)."""
     connection.execute(
         """
         create or replace temp table claims as
@@ -159,6 +159,7 @@ def claim_ids(connection: duckdb.DuckDBPyConnection, seq: int, key: bytes) -> No
 
 
 def make_tokens(connection: duckdb.DuckDBPyConnection, key: bytes) -> None:
+    """Give the identifiers of `affected` that have none the token that stands for them where they must not be read."""
     new = connection.execute("select node_id from affected where is_usable and identifier_token is null").fetchnumpy()[
         "node_id"
     ]

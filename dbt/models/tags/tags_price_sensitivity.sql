@@ -1,8 +1,8 @@
 -- Grain: one customer who bought at least five priced products within 365 days. By list price against the median of all
 -- products of the category in the same currency: high where two thirds or more of the lines cost less, low where two thirds
 -- or more cost more, else medium. The number is the average price, the median being 1; confidence is the share of the lines
--- that say so. Of fewer than five lines chance alone puts too many on one side. The medians come from the catalogue and not from sales, so that nobody's tag moves by what others buy. Fed by
--- unified.purchases and the catalogue.
+-- that say so. Of fewer than five lines chance alone puts too many on one side. The medians come from the catalogue and not
+-- from sales, so that nobody's tag moves by what others buy. Fed by unified.purchases and the catalogue.
 
 with products as (
     select product_id, category, coalesce(currency, '') as currency, cast(price as double) as price
