@@ -312,8 +312,8 @@ def _note_build(connection, home: Home, refresh: int, full: bool) -> None:
     before = connection.execute("select settings from staging._built").fetchone()
     if before and before[0] != mark and not full:
         raise OnefoldError(
-            "settings, rules of what identifies somebody, funnels, seeds or dbt_project.yml changed since the tables were built, and "
-            "rows built before would keep the old ones; run `onefold refresh --full` (customer ids are kept)"
+            "settings, rules of what identifies somebody, funnels, seeds or dbt_project.yml changed since the tables were "
+            "built, and rows built before would keep the old ones; run `onefold refresh --full` (customer ids are kept)"
         )
     if full:
         with transaction(connection):
