@@ -21,6 +21,7 @@ import yaml
 
 from dagster_project.lib.contracts import load_channels
 from dagster_project.lib.errors import OnefoldError, with_remedy
+from dagster_project.lib.funnels import load_funnels
 from dagster_project.lib.home import PROJECT_ROOT, Home, transaction
 from dagster_project.lib.identity.rules import Rules
 from dagster_project.lib.ingest import learn_values, next_sequence, prepare_warehouse
@@ -35,7 +36,7 @@ _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _LOCK = threading.Lock()  # dbt keeps global state: one invocation at a time
 
 
-_NO_TAGS = ("customer_tags", "catalog", "cut_points", "distribution", "history")
+_NO_TAGS = {f"tags_{name}" for name in ("customer_tags", "catalog", "cut_points", "distribution", "history")}
 
 
 def project_variables(home: Home) -> dict[str, Any]:
@@ -57,13 +58,16 @@ def project_variables(home: Home) -> dict[str, Any]:
             }
     return {
         "entities": entities,
-        "tag_models": _models(
-            "tags",
-            except_for={f"tags_{name}" for name in ("customer_tags", "catalog", "cut_points", "distribution", "history")},
-        ),
+        "tag_models": _models("tags", except_for=_NO_TAGS),
+        "funnels": _funnels(home),
         **Rules.of(home).of_models,
         **settings.of_models,
     }
+
+
+def _funnels(home: Home) -> dict[str, Any]:
+    tags = {model.removeprefix("tags_") for model in _models("tags", except_for=_NO_TAGS)}
+    return {name: funnel.model_dump(mode="json", exclude={"description"}) for name, funnel in load_funnels(home, tags).items()}
 
 
 def parse(home: Home) -> Any:
@@ -300,7 +304,7 @@ def _note_build(connection, home: Home, refresh: int, full: bool) -> None:
     Raises:
         OnefoldError: the settings or the reference data changed; rows built under the old ones would stay.
     """
-    settings = json.dumps(Settings.of(home).of_models) + json.dumps(Rules.of(home).of_models)
+    settings = json.dumps([Settings.of(home).of_models, Rules.of(home).of_models, _funnels(home)])
     content = "".join(file.read_text(encoding="utf-8") for file in sorted((PROJECT / "seeds").glob("*.csv")))
     content += (PROJECT / "dbt_project.yml").read_text(encoding="utf-8")
     mark = hashlib.sha256((settings + content).encode()).hexdigest()[:16]
@@ -308,8 +312,8 @@ def _note_build(connection, home: Home, refresh: int, full: bool) -> None:
     before = connection.execute("select settings from staging._built").fetchone()
     if before and before[0] != mark and not full:
         raise OnefoldError(
-            "settings, rules of what identifies somebody, seeds or dbt_project.yml changed since the tables were built, and "
-            "rows built before would keep the old ones; run `onefold refresh --full` (customer ids are kept)"
+            "settings, rules of what identifies somebody, funnels, seeds or dbt_project.yml changed since the tables were "
+            "built, and rows built before would keep the old ones; run `onefold refresh --full` (customer ids are kept)"
         )
     if full:
         with transaction(connection):
