@@ -31,16 +31,18 @@ def scope_of(home: Home, state: State, refresh: Refresh, *, full: bool = False) 
     """The scope of a refresh, the same for all of its steps.
 
     A model of the cleaned layer is idle when nothing was loaded for its entity since the last finished refresh and no
-    reference table that it joins changed. Data tests judge the rows written since that refresh; the first refresh of each
-    day tests whole tables. After a change of the dbt project nothing is idle.
+    reference table that it joins changed; a tag of daily refresh, once a refresh of the day has finished. Data tests judge
+    the rows written since that refresh; the first refresh of each day tests whole tables. After a change of the dbt project
+    nothing is idle.
     """
     last = state.last_finished_refresh()
     taken_in = state.progress("refreshed")
+    is_again = last is not None and last.as_of.date() == refresh.as_of.date()
     variables = {
         "refresh": refresh.number,
         "judged_from": max(taken_in, state.approved_load("ingestion")),
         **quality.history(state, refresh),
-        "tested_from": taken_in if last and last.as_of.date() == refresh.as_of.date() and not full else 0,
+        "tested_from": taken_in if is_again and not full else 0,
     }
     if last is None or full or dbt.finished_project(home) != dbt.project_state(home):
         return Scope(variables, frozenset())
@@ -48,10 +50,10 @@ def scope_of(home: Home, state: State, refresh: Refresh, *, full: bool = False) 
         prepare_warehouse(connection, {})
         if dbt.withdrawn(connection, home, refresh.number):
             return Scope({**variables, "tested_from": 0}, frozenset())
-        return Scope(variables, frozenset(_idle(connection, home, dbt.manifest(home), taken_in)))
+        return Scope(variables, frozenset(_idle(connection, home, dbt.manifest(home), taken_in, is_again)))
 
 
-def _idle(connection, home: Home, manifest: dict[str, Any], since: int) -> set[str]:
+def _idle(connection, home: Home, manifest: dict[str, Any], since: int, is_again: bool) -> set[str]:
     loads = connection.execute(
         "select distinct channel, entity from staging._loads where seq > ? and status <> 'refused'", [since]
     ).fetchall()
@@ -64,5 +66,6 @@ def _idle(connection, home: Home, manifest: dict[str, Any], since: int) -> set[s
     entities = {f"model.onefold.cleaned_{c.table(e)}" for c in load_channels(home).values() for e in c.entities}
     busy = loaded | {child for model in loaded for child in manifest["child_map"].get(model, [])}
     seeds = {node for node in manifest["nodes"] if node.startswith("seed.")}
-    idle = ((entities & set(manifest["nodes"])) - busy) | seeds
+    daily = {n for n, node in manifest["nodes"].items() if node["config"].get("meta", {}).get("refresh") == "daily"}
+    idle = ((entities & set(manifest["nodes"])) - busy) | seeds | (daily if is_again else set())
     return {n for n in idle if (manifest["nodes"][n]["schema"], manifest["nodes"][n]["alias"]) in present}

@@ -105,10 +105,35 @@
 
 {# A list that was uploaded as external/attributes: the latest value that it says of an identifier of the customer. #}
 {% macro uploaded_tag(name, attribute=none) -%}
-    with listed as (
+    with listed as ({{ latest_statement(attribute or name) }})
+
+    select {{ tag(name, value='value') }}
+    from listed
+    where value is not null
+{%- endmacro %}
+
+{# A score that a model of the company foretells, uploaded as external/attributes, by tiers of it; one that is older than `days`
+   foretells nothing. #}
+{% macro predicted_tag(name, tiers, score=none, days=90) -%}
+    with scored as (
+        select customer_id, case when {{ matches('value', '^-?[0-9]+([.][0-9]+)?(e-?[0-9]+)?$') }} then cast(value as double) end as score
+        from ({{ latest_statement(score or name) }}) as stated
+        where {{ within_days('as_of', days) }}
+    )
+
+    select {{ tag(name, value=tier_of('score', tiers), number_value='score') }}
+    from scored
+    where score >= {{ tiers.values() | min }}
+{%- endmacro %}
+
+{# The latest value that external/attributes has of an attribute, for each customer. #}
+{% macro latest_statement(attribute) -%}
+    select customer_id, value, as_of
+    from (
         select
             assignments.customer_id,
             stated.value,
+            stated.as_of,
             row_number() over (
                 partition by assignments.customer_id
                 order by stated.as_of desc, stated.identifier_type, stated.identifier_value
@@ -116,13 +141,10 @@
         from {{ ref('cleaned_external_attributes') }} as stated
         inner join {{ of_touched('identity_assignments') }} as assignments
             on assignments.identifier_type = stated.identifier_type and assignments.identifier_value = stated.identifier_value
-        where stated.attribute = '{{ (attribute or name) | lower }}' and assignments.valid_to is null
+        where stated.attribute = '{{ attribute | lower }}' and assignments.valid_to is null
             and stated.as_of <= cast({{ as_of() }} as date)
-    )
-
-    select {{ tag(name, value='value') }}
-    from listed
-    where place = 1 and value is not null
+    ) as ranked
+    where place = 1
 {%- endmacro %}
 
 {% macro tier_of(number, tiers, otherwise=none) -%}

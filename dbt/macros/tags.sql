@@ -70,10 +70,12 @@
     {%- for key in ['owner', 'kind', 'display_name_en', 'display_name_zh'] if key not in meta -%}
         {{ exceptions.raise_compiler_error(model ~ ": its YAML needs config.meta." ~ key) }}
     {%- endfor -%}
-    {%- if meta.get('sensitivity', 'normal') not in ['normal', 'restricted'] -%}
-        {{ exceptions.raise_compiler_error(model ~ ": config.meta.sensitivity is normal or restricted, not " ~ meta.sensitivity) }}
-    {%- endif -%}
-    {{ return(dict({'version': 1, 'sensitivity': 'normal', 'retention_days': 730}, **dict(meta, description=node.description))) }}
+    {%- for key, values in {'sensitivity': ['normal', 'restricted'], 'refresh': ['continuous', 'daily']}.items()
+        if meta.get(key, values[0]) not in values -%}
+        {{ exceptions.raise_compiler_error(model ~ ": config.meta." ~ key ~ " is " ~ values | join(" or ") ~ ", not " ~ meta[key]) }}
+    {%- endfor -%}
+    {%- set usual = {'version': 1, 'sensitivity': 'normal', 'refresh': 'continuous', 'retention_days': 730} -%}
+    {{ return(dict(usual, **dict(meta, description=node.description))) }}
 {%- endmacro %}
 
 {# The audiences that are made from a tag: by its own model, or by its name among all tags. #}
@@ -110,11 +112,11 @@
     {%- endif -%}
 {%- endmacro %}
 
-{# Tables of tags that the project no longer has. #}
+{# Tables of tags that were in the catalogue and that the project no longer has. #}
 {% macro drop_retired_tags() -%}
-    {%- if execute -%}
-    {%- for table in tables_in(this) if 'model.onefold.tags_' ~ table not in graph.nodes -%}
-        {%- do adapter.drop_relation(this.incorporate(path={'identifier': table}, type='table')) -%}
+    {%- if execute and load_relation(this) -%}
+    {%- for tag in run_query('select tag from ' ~ this).columns[0].values() if 'model.onefold.tags_' ~ tag not in graph.nodes -%}
+        {%- do adapter.drop_relation(this.incorporate(path={'identifier': tag}, type='table')) -%}
     {%- endfor -%}
     {%- endif -%}
 {%- endmacro %}

@@ -15,6 +15,7 @@ with described as (
         '{{ meta.description | replace("'", "''") }}' as description,
         {{ meta.version or 1 }} as version,
         '{{ meta.sensitivity }}' as sensitivity,
+        '{{ meta.refresh }}' as refresh,
         {{ meta.retention_days or 0 }} as retention_days,
         {{ audiences | length }} as audience_count
     {{ 'union all' if not loop.last }}
@@ -84,7 +85,8 @@ select
     drifted.drift,
     counted.computed_at,
     cast(described.audience_count as bigint) as audience_count,
-    described.audience_count = 0 as is_unused
+    described.audience_count = 0 as is_unused,
+    described.refresh
 from described
 cross join known
 left join counted on counted.tag = described.tag
