@@ -1,9 +1,18 @@
-"""Rows as the files that a company lands."""
+"""Rows as the files that a company lands, and models built from them."""
 
 import csv
+import json
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+from dagster_project.lib import dbt
+from dagster_project.lib.contracts import load_channels
 from dagster_project.lib.home import Home
+from dagster_project.lib.ingest import ingest_channel
+from dagster_project.lib.settings import Settings
+
+Row = tuple[str, dict[str, Any]]  # <channel>/<entity>, and the row
 
 
 def land_rows(home: Home, place: str, rows: list[dict]) -> Path:
@@ -15,3 +24,20 @@ def land_rows(home: Home, place: str, rows: list[dict]) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return file
+
+
+def land_lines(home: Home, name: str, rows: list[Row]) -> None:
+    """Write rows of several entities as JSON lines, a file `name` for each entity."""
+    for place in {place for place, _ in rows}:
+        file = home.landing / place / f"{name}.jsonl"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(json.dumps(row) + "\n" for to, row in rows if to == place))
+
+
+def build(home: Home, *models: str, as_of: datetime, **variables: object) -> None:
+    """Load what has landed and build models, as dbt selects them, without their tests."""
+    for channel in load_channels(home).values():
+        ingest_channel(home, channel, Settings.of(home))
+    arguments = ["build", "--select", *models, "--exclude-resource-type", "unit_test", "test"]
+    result = dbt.run(home, arguments, as_of=as_of, variables=variables)
+    assert result.success, dbt.failures(result)

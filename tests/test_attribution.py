@@ -2,7 +2,6 @@
 all orders of arrival; every model conserved; and the same for whatever batches the data comes in."""
 
 import itertools
-import json
 import random
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
@@ -10,14 +9,12 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
+from rows import Row, build, land_lines
 
-from dagster_project.lib import dbt
-from dagster_project.lib.contracts import load_channels
 from dagster_project.lib.home import Home
-from dagster_project.lib.ingest import ingest_channel
-from dagster_project.lib.settings import Settings
 
 START = datetime(2025, 3, 1, 8, tzinfo=UTC)
+AS_OF = datetime(2026, 1, 1)
 LOOKBACK = 60
 PEOPLE = 40
 SOURCES = [
@@ -29,7 +26,6 @@ SOURCES = [
     {"referrer": "https://www.baidu.com/s?wd=shoes"},
 ]
 
-Row = tuple[str, dict]
 
 # A visit on a family's tablet is whose log-in was last; what only its first user did before, later known, makes it another
 # visit, although nothing of its owner's changed.
@@ -131,21 +127,6 @@ def _later(event: dict, minutes: int) -> str:
     return (datetime.fromisoformat(event["occurred_at"]) + timedelta(minutes=minutes)).isoformat()
 
 
-def _land(home: Home, name: str, rows: list[Row]) -> None:
-    for place in {place for place, _ in rows}:
-        file = home.landing / place / f"{name}.jsonl"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(json.dumps(row) + "\n" for to, row in rows if to == place))
-
-
-def _build(home: Home) -> None:
-    for channel in load_channels(home).values():
-        ingest_channel(home, channel, Settings.of(home))
-    arguments = ["build", "--select", "+path:models/analytics", "--exclude-resource-type", "unit_test", "test"]
-    result = dbt.run(home, arguments, as_of=datetime(2026, 1, 1))
-    assert result.success, dbt.failures(result)
-
-
 def _query(home: Home, sql: str) -> list[tuple]:
     with home.connect("test") as connection:
         return connection.execute(sql).fetchall()
@@ -161,11 +142,11 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Home]:
     once, batches = (Home(tmp_path_factory.mktemp(name) / "home").prepare() for name in ("once", "batches"))
     for home in (once, batches):
         (home.path / "onefold.yaml").write_text(f"attribution_lookback_days: {LOOKBACK}\n")
-    _land(once, "all", FAMILY + rows + corrections)
-    _build(once)
+    land_lines(once, "all", FAMILY + rows + corrections)
+    build(once, "+path:models/analytics", as_of=AS_OF)
     for number, part in enumerate([shuffled[: len(rows) * 2 // 3], shuffled[len(rows) * 2 // 3 :] + corrections]):
-        _land(batches, str(number), part)
-        _build(batches)
+        land_lines(batches, str(number), part)
+        build(batches, "+path:models/analytics", as_of=AS_OF)
     return once, batches
 
 

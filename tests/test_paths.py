@@ -2,7 +2,6 @@
 data comes in; and funnels that are declared wrongly."""
 
 import itertools
-import json
 import random
 import re
 from collections import Counter, defaultdict
@@ -10,14 +9,11 @@ from datetime import UTC, datetime, timedelta
 from statistics import median
 
 import pytest
+from rows import Row, build, land_lines
 
-from dagster_project.lib import dbt
-from dagster_project.lib.contracts import load_channels
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.funnels import load_funnels
 from dagster_project.lib.home import Home
-from dagster_project.lib.ingest import ingest_channel
-from dagster_project.lib.settings import Settings
 
 START = datetime(2025, 3, 1, 8, tzinfo=UTC)
 AS_OF = datetime(2025, 5, 20)
@@ -47,8 +43,6 @@ STEPS = {
 }
 STEPS["strict"] = STEPS["loose"]
 NO_ACTS = {"email_sent", "order_cancelled", "order_refunded"}
-
-Row = tuple[str, dict]
 
 
 def _rows(chance: random.Random) -> list[Row]:
@@ -112,23 +106,8 @@ def _at(day: float) -> str:
     return (START + timedelta(days=day)).replace(microsecond=0).isoformat()
 
 
-def _land(home: Home, name: str, rows: list[Row]) -> None:
-    for place in {place for place, _ in rows}:
-        file = home.landing / place / f"{name}.jsonl"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(json.dumps(row) + "\n" for to, row in rows if to == place))
-
-
-MODELS = ["funnels", "path_steps", "paths", "associations"]
-
-
-def _build(home: Home) -> None:
-    for channel in load_channels(home).values():
-        ingest_channel(home, channel, Settings.of(home))
-    models = [f"+analytics_{model}" for model in MODELS]
-    arguments = ["build", "--select", *models, "--exclude-resource-type", "unit_test", "test"]
-    result = dbt.run(home, arguments, as_of=AS_OF, variables={"path_least_count": LEAST})
-    assert result.success, dbt.failures(result)
+MODELS = ("funnels", "path_steps", "paths", "associations")
+SELECTED = [f"+analytics_{model}" for model in MODELS]
 
 
 def _query(home: Home, sql: str) -> list[tuple]:
@@ -146,11 +125,11 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Home]:
     once, batches = (Home(tmp_path_factory.mktemp(name) / "home").prepare() for name in ("once", "batches"))
     for home in (once, batches):
         (home.path / "funnels.yaml").write_text(FUNNELS)
-    _land(once, "all", rows + corrections)
-    _build(once)
+    land_lines(once, "all", rows + corrections)
+    build(once, *SELECTED, as_of=AS_OF, path_least_count=LEAST)
     for number, part in enumerate([shuffled[: len(rows) * 2 // 3], shuffled[len(rows) * 2 // 3 :] + corrections]):
-        _land(batches, str(number), part)
-        _build(batches)
+        land_lines(batches, str(number), part)
+        build(batches, *SELECTED, as_of=AS_OF, path_least_count=LEAST)
     return once, batches
 
 

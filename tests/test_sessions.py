@@ -1,22 +1,17 @@
 """Sessions against a plain loop over each visitor's events, and the same for whatever batches they come in."""
 
-import json
 import random
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from rows import build, land_lines
 
-from dagster_project.lib import dbt
-from dagster_project.lib.contracts import load_channels
 from dagster_project.lib.home import Home
-from dagster_project.lib.ingest import ingest_channel
-from dagster_project.lib.settings import Settings
 
 START = datetime(2025, 3, 1, 20, tzinfo=UTC)
 EARLIER = (START - timedelta(minutes=1)).isoformat()
-PLACES = ("web/events", "orders/orders")
 
 
 def _events(chance: random.Random) -> list[dict]:
@@ -65,21 +60,6 @@ def _corrections(events: list[dict], orders: list[dict], chance: random.Random) 
     ]
     given = [{**order, "user_id": "u0", "updated_at": EARLIER} for order in chance.sample(orders, 4)]
     return [("web/events", event) for event in moved] + [("orders/orders", order) for order in given]
-
-
-def _land(home: Home, name: str, rows: list[tuple[str, dict]]) -> None:
-    for place in PLACES:
-        file = home.landing / place / f"{name}.jsonl"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(json.dumps(row) + "\n" for to, row in rows if to == place))
-
-
-def _build(home: Home) -> None:
-    for channel in load_channels(home).values():
-        ingest_channel(home, channel, Settings.of(home))
-    arguments = ["build", "--select", "+unified_sessions", "--exclude-resource-type", "unit_test", "test"]
-    result = dbt.run(home, arguments, as_of=datetime(2026, 1, 1))
-    assert result.success, dbt.failures(result)
 
 
 def _sessions(home: Home) -> list[tuple]:
@@ -146,11 +126,11 @@ def test_any_batches_give_the_sessions_of_a_plain_loop(at_midnight: bool, tmp_pa
     for home in homes:
         (home.path / "onefold.yaml").write_text(f"session_cut_at_midnight: {str(at_midnight).lower()}\n")
     once, batches = homes
-    _land(once, "all", rows + corrections + last)
-    _build(once)
+    land_lines(once, "all", rows + corrections + last)
+    build(once, "+unified_sessions", as_of=datetime(2026, 1, 1))
     for number, part in enumerate(parts):
-        _land(batches, str(number), part)
-        _build(batches)
+        land_lines(batches, str(number), part)
+        build(batches, "+unified_sessions", as_of=datetime(2026, 1, 1))
 
     # Of equal keys the earlier event is kept.
     kept: dict[str, dict] = {}
