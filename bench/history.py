@@ -1,7 +1,8 @@
-"""Landing files of any size for the benchmarks: web events of returning visitors, their orders, the CRM's contacts.
+"""Landing files of any size for the benchmarks: web events of returning visitors, their orders, e-mails, chats and posts.
 
 DuckDB writes them: the simulator works people out one by one and would take hours for millions of events. A person has
-fifty events on two browsers, logs in for three of ten, and places one order; everything follows from hashes of a number.
+fifty events on two browsers, logs in for three of ten, places one order of two lines and gets four e-mails; one of ten writes
+to customer service, answers a survey and speaks of the company in public. Everything follows from hashes of a number.
 """
 
 from datetime import datetime, timedelta
@@ -55,6 +56,54 @@ select 'c' || n as contact_id, 'u' || n as user_id, 'person' || n || '@mail.benc
     case n % 3 when 0 then '上海' when 1 then '成都' else '广州' end as city, '2020-01-01T00:00:00Z' as updated_at
 from range({first}, {last}) as numbers (n)
 """
+_ORDER_ITEM = """
+select 'o' || n as order_id, line as line_number, 'p' || hash(n, line) % 2000 as product_id, 1 as quantity,
+    25 + hash(n, line) % 1000 as unit_price
+from (select range // 2 as n, 1 + range % 2 as line from range({first} * 2, {last} * 2))
+"""
+_PRODUCT = """
+select 'p' || n as product_id, 'Product ' || n as name, 'category ' || n % 40 as category, 'brand ' || n % 90 as brand,
+    25 + hash(n) % 1000 as price, 10 + hash(n) % 400 as cost, 'CNY' as currency
+from range(2000) as numbers (n)
+"""
+_EMAIL = """
+select 'm' || n || '-' || step as event_id, 'message-' || n as message_id, 'campaign-' || h % 24 as campaign_id,
+    ['sent', 'delivered', 'opened', 'clicked'][step] as event_name, 'person' || n // 4 || '@mail.bench-company.cn' as email,
+    strftime(timestamp '{until}' - to_days(cast(h % 24 * 15 as integer)) + to_minutes(cast(step * 7 as integer)),
+        '%Y-%m-%dT%H:%M:%SZ') as occurred_at
+from (select range as n, hash(range, {seed}, 'email') as h from range({first} * 4, {last} * 4)), range(1, 5) as steps (step)
+where step <= 2 or (step = 3 and (h >> 8) % 10 < 3) or (step = 4 and (h >> 8) % 10 < 1)
+"""
+_CHAT = """
+select 'c' || n || '-' || turn as message_id, 'c' || n as conversation_id, 'u' || n as user_id,
+    case turn when 1 then 'in' else 'out' end as direction, case turn when 2 then 'A' || n % 20 end as agent_id,
+    case turn when 1 then 'Where is my order number ' || n || '?' else 'It is on its way.' end as text,
+    case turn when 1 then 'open' else 'closed' end as status, case turn when 2 then 1 + h % 5 end as csat_score,
+    strftime(timestamp '{until}' - to_microseconds(cast(h % {microseconds} as bigint)) + to_minutes(cast(turn * 9 as integer)),
+        '%Y-%m-%dT%H:%M:%SZ') as occurred_at
+from (select range * 10 as n, hash(range, {seed}, 'chat') as h from range({first}, {last} // 10)), range(1, 3) as turns (turn)
+"""
+_ANSWER = """
+select 'r' || n as response_id, 'u' || n as user_id, 'after purchase' as survey_id, 'nps' as question, h % 11 as score,
+    strftime(timestamp '{until}' - to_microseconds(cast(h % {microseconds} as bigint)), '%Y-%m-%dT%H:%M:%SZ') as answered_at
+from (select range * 10 as n, hash(range, {seed}, 'answer') as h from range({first}, {last} // 10))
+"""
+_POST = """
+select 'i' || n as interaction_id, 'weibo' as platform, 'mention' as kind, 'fan' || n as handle, 'u' || n as user_id,
+    ['Delivery of product ' || h % 2000 || ' was late again', '很好，第' || h % 2000 || '次买了', 'Got it'][1 + h % 3] as text,
+    strftime(timestamp '{until}' - to_microseconds(cast(h % {microseconds} as bigint)), '%Y-%m-%dT%H:%M:%SZ') as occurred_at
+from (select range * 10 as n, hash(range, {seed}, 'post') as h from range({first}, {last} // 10))
+"""
+_OTHERS = {
+    "orders/orders": _ORDER,
+    "orders/order_items": _ORDER_ITEM,
+    "catalog/products": _PRODUCT,
+    "crm/contacts": _CONTACT,
+    "email/events": _EMAIL,
+    "chat/messages": _CHAT,
+    "survey/responses": _ANSWER,
+    "social/interactions": _POST,
+}
 
 
 def people_of(events: int) -> int:
@@ -63,15 +112,15 @@ def people_of(events: int) -> int:
 
 
 def write_history(landing: Path, events: int, until: datetime, seed: int = 1) -> None:
-    """A year of `events` web events, a file for each month, with an order and a contact of each person."""
+    """A year of `events` web events, a file for each month, with what else its people leave in other channels."""
     people, span = people_of(events), timedelta(days=_DAYS / 12)
     for month in range(12):
         first, last = events * month // 12, events * (month + 1) // 12
         file = landing / "web" / "events" / f"history-{month:02}.jsonl"
         write_events(file, first, last, people, until - span * (11 - month), seed, span)
     window = {"until": until, "microseconds": _DAYS * 86_400_000_000, "seed": seed, "first": 0, "last": people}
-    _write(landing / "orders" / "orders" / "history.jsonl", _ORDER.format(**window))
-    _write(landing / "crm" / "contacts" / "history.jsonl", _CONTACT.format(**window))
+    for place, query in _OTHERS.items():
+        _write(landing / place / "history.jsonl", query.format(**window))
 
 
 def write_events(

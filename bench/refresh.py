@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from bench.history import people_of, write_events, write_history
-from bench.measure import in_own_process, timed
+from bench.measure import forget_peak_memory, in_own_process, peak_memory, timed
+from dagster_project.lib import dbt
 from dagster_project.lib.contracts import load_channels
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
 from dagster_project.lib.ingest import ingest_channel
-from dagster_project.lib.live import Live, Pass
+from dagster_project.lib.live import Live, Pass, steps
+from dagster_project.lib.refresh import scope_of
 from dagster_project.lib.settings import Settings
+from dagster_project.lib.state import State
 
 SIZES = (100_000, 1_000_000, 5_000_000)
 BATCH = 1000  # new events of one increment
@@ -40,7 +43,9 @@ def run(folder: Path, sizes: tuple[int, ...], increments: int, tell: Callable[[s
         full = in_own_process("bench.refresh:full", home)
         tell(f"{events:,} events: {increments} times {BATCH:,} more, after {full['seconds']} s")
         added = in_own_process("bench.refresh:increments", home, events, increments)
-        results.append({"events": events, "full": full, "increment": added})
+        tell(f"{events:,} events: all anew, step by step, after {added['seconds']} s an increment")
+        anew = in_own_process("bench.refresh:anew", home)
+        results.append({"events": events, "full": full, "increment": added, "anew": anew})
         shutil.rmtree(home)
     first = results[0]
     for result in results:
@@ -58,11 +63,35 @@ def full(folder: str) -> dict[str, Any]:
 
     home = Home(Path(folder)).prepare()
     channels = load_channels(home)
-    ingest, _ = timed(lambda: [ingest_channel(home, channels[name], Settings.of(home)) for name in ("web", "orders", "crm")])
+    ingest, _ = timed(lambda: [ingest_channel(home, channel, Settings.of(home)) for channel in channels.values()])
     seconds, result = timed(lambda: run_job(home, "refresh"))
     if broken := problems(result):
         raise OnefoldError("; ".join(broken))
     return {"ingest": round(ingest, 1), "seconds": round(seconds, 1)}
+
+
+def anew(folder: str) -> dict[str, Any]:
+    """Compute all models of a home from its staging tables, without tests; by step of the refresh, and by model."""
+    home, state = Home(Path(folder)), State(Home(Path(folder)))
+    refresh = state.refresh("anew", datetime.now(UTC))
+    scope = scope_of(home, state, refresh, full=True)
+    parts, models = [], []
+    for name, select in steps():
+        forget_peak_memory()
+        command = ["run", "--full-refresh", "--select", *select]
+        seconds, done = timed(
+            lambda command=command: dbt.run(home, command, as_of=refresh.as_of, variables=scope.variables, without_tests=True)
+        )
+        if not done.success:
+            raise OnefoldError(dbt.failures(done))
+        parts.append({"step": name, "seconds": round(seconds, 1), "peak_gib": round(peak_memory() / 2**30, 2)})
+        models += [(result.execution_time, result.node.name) for result in done.result.results]
+    whole = sum(seconds for seconds, _ in models)
+    slowest = [
+        {"model": name, "seconds": round(seconds, 1), "share": round(seconds / whole, 3)}
+        for seconds, name in sorted(models, reverse=True)[:12]
+    ]
+    return {"seconds": round(sum(part["seconds"] for part in parts), 1), "parts": parts, "slowest": slowest}
 
 
 def increments(folder: str, events: str, count: str) -> dict[str, Any]:

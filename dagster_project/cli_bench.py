@@ -45,7 +45,7 @@ def bench_ingest(home: Home, events: int, rounds: int, beside: str, as_json: boo
 @as_json_option
 @click.pass_obj
 def bench_refresh(home: Home, sizes: str, increments: int, as_json: bool) -> None:
-    """A whole build, then a thousand new events, at growing sizes of history; where the time goes.
+    """A whole build, a thousand new events, and all models anew, at growing sizes of history; where time and memory go.
 
     Example: onefold bench refresh --sizes 20000,100000
     """
@@ -67,7 +67,15 @@ def bench_refresh(home: Home, sizes: str, increments: int, as_json: bool) -> Non
         for r in content["results"]
     ]
     parts = [{"events": r["events"], **r["increment"]["parts"]} for r in content["results"]]
-    answer(as_json, content, table("Builds", shown), table(f"Seconds of {content['batch']:,} new events, by part", parts))
+    largest = content["results"][-1]
+    answer(
+        as_json,
+        content,
+        table("Builds", shown),
+        table(f"Seconds of {content['batch']:,} new events, by part", parts),
+        table(f"All models of {largest['events']:,} events anew, by step", largest["anew"]["parts"]),
+        table("The slowest models", largest["anew"]["slowest"]),
+    )
 
 
 @bench.command("identity")

@@ -175,7 +175,7 @@ class Live:
         clock.lap("plan")
         tests, layers = dbt.data_tests(self.home), set[str]()
         waiting = {model for model in manifest["nodes"] if model.startswith("model.")} - scope.idle
-        for name, select in _steps():
+        for name, select in steps():
 
             def note(event: Any) -> None:
                 if event.info.name == "LogModelResult":
@@ -270,7 +270,7 @@ def _words(error: BaseException) -> str:
     return with_remedy(without_values(error) if isinstance(error, duckdb.Error) else str(error))
 
 
-def _steps() -> list[tuple[str, list[str]]]:
+def steps() -> list[tuple[str, list[str]]]:
     """Name and dbt selection of each step of a refresh, as the job declares them."""
     declared = yaml.safe_load_all(Path(_STEPS).read_text())
     return [(step["attributes"]["op"]["name"], step["attributes"]["select"].split()) for step in declared]
