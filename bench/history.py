@@ -90,7 +90,7 @@ from (select range * 10 as n, hash(range, {seed}, 'answer') as h from range({fir
 """
 _POST = """
 select 'i' || n as interaction_id, 'weibo' as platform, 'mention' as kind, 'fan' || n as handle, 'u' || n as user_id,
-    ['Delivery of product ' || h % 2000 || ' was late again', '很好，第' || h % 2000 || '次买了', 'Got it'][1 + h % 3] as text,
+    ['Delivery of product ' || h % 2000 || ' was late again', '很好，第' || h % 2000 || '次买了', 'Got it'][1 + n % 3] as text,
     strftime(timestamp '{until}' - to_microseconds(cast(h % {microseconds} as bigint)), '%Y-%m-%dT%H:%M:%SZ') as occurred_at
 from (select range * 10 as n, hash(range, {seed}, 'post') as h from range({first}, {last} // 10))
 """
