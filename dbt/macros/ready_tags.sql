@@ -63,11 +63,11 @@
         and {{ is_own_act('event_name') }} and {{ within_days('occurred_at', 180) }}
 {%- endmacro %}
 
-{# What each customer's latest answer says about one dimension of the seed survey_dimensions; the survey's own row goes before
-   one for all surveys (*). #}
-{% macro stated_in_surveys(dimension) -%}
-    select customer_id, value
-    from (
+{# Values, lifestyle or attitude. Who said it in a survey has what their latest answer says, by the seed survey_dimensions; the
+   survey's own row goes before one for all surveys (*). Else what most of their posts of 365 days say, by the words in the
+   seed post_dimensions: at least two posts, of which confidence takes two for not meant that way. #}
+{% macro psychographic_tag(name, dimension) -%}
+    with stated as (
         select
             events.customer_id,
             dimensions.value,
@@ -75,7 +75,7 @@
                 partition by events.customer_id
                 order by events.occurred_at desc, case dimensions.survey_id when '*' then 1 else 0 end, events.event_id,
                     dimensions.value
-            ) as recency
+            ) as place
         from {{ of_touched('unified_customer_events') }} as events
         inner join {{ ref('cleaned_survey_responses') }} as responses on responses.record_id = events.record_id
         inner join {{ ref('survey_dimensions') }} as dimensions
@@ -84,8 +84,41 @@
             and dimensions.survey_id in (responses.survey_id, '*')
         where events.source_table = 'survey_responses' and events.customer_id is not null
             and dimensions.dimension = '{{ dimension }}'
-    ) as answered
-    where recency = 1
+    ),
+
+    posts as (
+        select events.customer_id, events.event_id, events.occurred_at, lower(interactions.text) as text
+        from {{ of_touched('unified_customer_events') }} as events
+        inner join {{ ref('cleaned_social_interactions') }} as interactions on interactions.record_id = events.record_id
+        where events.source_table = 'social_interactions' and events.customer_id is not null
+            and {{ within_days('events.occurred_at', 365) }}
+    ),
+
+    posted as (
+        select
+            posts.customer_id,
+            dimensions.value,
+            count(distinct posts.event_id) as posts,
+            row_number() over (
+                partition by posts.customer_id
+                order by count(distinct posts.event_id) desc, max(posts.occurred_at) desc, dimensions.value
+            ) as place
+        from posts
+        inner join {{ ref('post_dimensions') }} as dimensions on posts.text like concat_ws('', '%', lower(dimensions.term), '%')
+        where dimensions.dimension = '{{ dimension }}'
+        group by posts.customer_id, dimensions.value
+    ),
+
+    told as (
+        select customer_id, value, cast(null as bigint) as posts, cast(null as double) as confidence from stated where place = 1
+        union all
+        select customer_id, value, posts, cast(posts as double) / (posts + 2)
+        from posted
+        where place = 1 and posts >= 2 and customer_id not in (select customer_id from stated)
+    )
+
+    select {{ tag(name, value='value', number_value='posts', confidence='confidence') }}
+    from told
 {%- endmacro %}
 
 {# Customers of one group of the seed sensitive_groups, by what they did within 365 days: an answer counts 10, a purchase 5, a

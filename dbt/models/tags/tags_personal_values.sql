@@ -1,7 +1,5 @@
--- Grain: one customer who said in a survey what they value most when they buy, by the latest answer that the seed survey_dimensions maps to
--- the dimension values. Certain, as they said so. Fed by unified.customer_events and cleaned.survey_responses.
+-- Grain: one customer of whom it is known what they value most when they buy: by their latest answer to a survey (seed survey_dimensions), which is
+-- certain, else by what they write in public (seed post_dimensions); the number is how many posts say so. Fed by
+-- unified.customer_events, cleaned.survey_responses and cleaned.social_interactions.
 
-with stated as ({{ stated_in_surveys('values') }})
-
-select {{ tag('personal_values', value='value') }}
-from stated
+{{ psychographic_tag('personal_values', 'values') }}
