@@ -433,6 +433,11 @@ def manifest(home: Home) -> dict[str, Any]:
     return _read_manifest(file, file.stat().st_mtime_ns)
 
 
+def is_daily(node: dict[str, Any]) -> bool:
+    """Whether a node of the manifest is built by the first refresh of each day only."""
+    return node["config"].get("meta", {}).get("refresh") == "daily"
+
+
 @functools.lru_cache(maxsize=2)
 def _read_manifest(file: Path, modified: int) -> dict[str, Any]:
     return json.loads(file.read_text())

@@ -31,9 +31,9 @@ def scope_of(home: Home, state: State, refresh: Refresh, *, full: bool = False) 
     """The scope of a refresh, the same for all of its steps.
 
     A model of the cleaned layer is idle when nothing was loaded for its entity since the last finished refresh and no
-    reference table that it joins changed; a tag of daily refresh, once a refresh of the day has finished. Data tests judge
-    the rows written since that refresh; the first refresh of each day tests whole tables. After a change of the dbt project
-    nothing is idle.
+    reference table that it joins changed; a tag or report of daily refresh, once a refresh of the day has finished. Data
+    tests judge the rows written since that refresh; the first refresh of each day tests whole tables. After a change of the
+    dbt project nothing is idle.
     """
     last = state.last_finished_refresh()
     taken_in = state.progress("refreshed")
@@ -66,6 +66,6 @@ def _idle(connection, home: Home, manifest: dict[str, Any], since: int, is_again
     entities = {f"model.onefold.cleaned_{c.table(e)}" for c in load_channels(home).values() for e in c.entities}
     busy = loaded | {child for model in loaded for child in manifest["child_map"].get(model, [])}
     seeds = {node for node in manifest["nodes"] if node.startswith("seed.")}
-    daily = {n for n, node in manifest["nodes"].items() if node["config"].get("meta", {}).get("refresh") == "daily"}
+    daily = {n for n, node in manifest["nodes"].items() if dbt.is_daily(node)}
     idle = ((entities & set(manifest["nodes"])) - busy) | seeds | (daily if is_again else set())
     return {n for n in idle if (manifest["nodes"][n]["schema"], manifest["nodes"][n]["alias"]) in present}

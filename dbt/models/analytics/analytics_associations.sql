@@ -1,6 +1,6 @@
--- Grain: one rule: baskets with the antecedent have the consequent, too. Products and categories in one purchase, behaviours in one
--- visit. Built whole: an aggregate; pairs are few where baskets are small. Fed by unified.purchases and analytics.customer_steps;
--- read by BI and recommendations.
+-- Grain: one rule: baskets with the antecedent have the consequent, too. Products and categories in one purchase, behaviours
+-- in one visit. Built whole, once a day: an aggregate; pairs are few where baskets are small. Fed by unified.purchases and
+-- analytics.customer_steps; read by BI and recommendations.
 {{ config(materialized='table') }}
 
 with bought as (

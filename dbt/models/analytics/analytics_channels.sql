@@ -1,6 +1,7 @@
--- Grain: one day, channel group, source, campaign and attribution model: touchpoints of the day, conversions of the day as the
--- model credits them, and what the campaign cost that day. Touchpoints and cost are the same for every model: take one. Built
--- whole: an aggregate, and the Markov chain moves every day of it. Fed by this layer and cleaned.ads_spend; read by BI.
+-- Grain: one day, channel group, source, campaign and attribution model: touchpoints of the day, conversions of the day as
+-- the model credits them, and what the campaign cost that day. Touchpoints and cost are the same for every model: take one.
+-- Built whole, once a day: an aggregate, and the Markov chain moves every day of it. Fed by this layer and cleaned.ads_spend;
+-- read by BI.
 {{ config(materialized='table') }}
 
 {%- set keys = 'event_date, channel_group, source, campaign' %}

@@ -1,6 +1,6 @@
--- Grain: one step of a funnel, for the channel group and the segment in which its entries began; (all) stands for all of them.
--- Built whole: an aggregate, and segments and open windows move by themselves. Fed by analytics.funnel_entries and
--- tags.customer_tags; read by BI.
+-- Grain: one step of a funnel, for the channel group and the segment in which its entries began; (all) stands for all of
+-- them. Built whole, once a day: an aggregate, and segments and open windows move by themselves. Fed by
+-- analytics.funnel_entries and tags.customer_tags; read by BI.
 {{ config(materialized='table') }}
 
 {%- for name, funnel in var('funnels', {}).items() if funnel.segment and tag_meta('tags_' ~ funnel.segment).get('sensitivity') == 'restricted' %}

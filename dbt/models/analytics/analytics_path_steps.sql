@@ -1,5 +1,5 @@
--- Grain: one edge of the flow of all paths: what came after a step at its place, or that nothing did. Built whole: an aggregate.
--- Fed by analytics.customer_steps; read by BI.
+-- Grain: one edge of the flow of all paths: what came after a step at its place, or that nothing did. Built whole, once a
+-- day: an aggregate. Fed by analytics.customer_steps; read by BI.
 {{ config(materialized='table') }}
 
 with counted as (

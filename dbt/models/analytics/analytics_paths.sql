@@ -1,5 +1,5 @@
--- Grain: one sequence of up to five steps that paths begin with, with how many end there; rare ones are left out. Built whole: an
--- aggregate. Fed by analytics.customer_steps; read by BI.
+-- Grain: one sequence of up to five steps that paths begin with, with how many end there; rare ones are left out. Built
+-- whole, once a day: an aggregate. Fed by analytics.customer_steps; read by BI.
 {{ config(materialized='table') }}
 
 with counted as (

@@ -1,5 +1,5 @@
 -- Grain: one channel group, with what share of the conversions would be lost without it in the Markov chain of all paths
--- (Anderl et al. 2016), and what it is credited for that. Built whole: its input is a small matrix. SQL suffices: a channel
+-- (Anderl et al. 2016), and what it is credited for that. Built whole, once a day: its input is a small matrix. SQL suffices: a channel
 -- group is taken out of the chain by p(i,j) + p(i,k) p(k,j) / (1 - p(k,k)), one after the other, until there is only the way from
 -- the start to a conversion left. Fed by analytics.transitions and analytics.attribution; read by analytics.channels and BI.
 {{ config(materialized='table') }}
