@@ -78,16 +78,13 @@ class DbtInProcess(DbtProjectComponent):
             arguments += ["--indirect-selection", params.indirect_selection]
         if full:
             arguments.append("--full-refresh")
-        elif not context.is_subset:
+        left_out: dict[str, dg.AssetKey] = {}  # as good as built; without its output Dagster would skip what is downstream
+        if not full and not context.is_subset:
             arguments += scope.arguments(params.manifest)
-            # What is left out is as good as built; without its output Dagster would skip what is downstream.
             for node in scope.in_order(params.manifest):
                 key = params.dagster_dbt_translator.get_asset_spec(params.manifest, node, params.dbt_project).key
                 if key in context.selected_asset_keys:
-                    yield dg.Output(None, key.to_python_identifier(), metadata=_NOTHING_NEW)
-                    for check in context.selected_asset_check_keys:
-                        if check.asset_key == key:
-                            yield dg.AssetCheckResult(passed=True, asset_key=key, check_name=check.name, metadata=_NOTHING_NEW)
+                    left_out[node] = key
         events: queue.SimpleQueue = queue.SimpleQueue()
 
         def on_event(event: Any) -> None:
@@ -111,6 +108,9 @@ class DbtInProcess(DbtProjectComponent):
 
         threading.Thread(target=work, daemon=True).start()
         while isinstance(item := events.get(), dict):
+            # Dagster wants to hear of each asset after those it reads.
+            before = onefold_dbt.ancestors(params.manifest, item["data"]["node_info"]["unique_id"])
+            yield from _nothing_new(context, {node: left_out.pop(node) for node in [*left_out] if node in before})
             yield from DbtCoreCliEventMessage(item, {}).to_default_asset_events(
                 params.manifest, params.dagster_dbt_translator, context, project=params.dbt_project
             )
@@ -118,3 +118,12 @@ class DbtInProcess(DbtProjectComponent):
             raise item
         if not item.success:
             raise dg.Failure(onefold_dbt.failures(item), allow_retries=False)
+        yield from _nothing_new(context, left_out)
+
+
+def _nothing_new(context: dg.AssetExecutionContext, keys: dict[str, dg.AssetKey]) -> Iterator[Any]:
+    for key in keys.values():
+        yield dg.Output(None, key.to_python_identifier(), metadata=_NOTHING_NEW)
+        for check in context.selected_asset_check_keys:
+            if check.asset_key == key:
+                yield dg.AssetCheckResult(passed=True, asset_key=key, check_name=check.name, metadata=_NOTHING_NEW)

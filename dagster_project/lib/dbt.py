@@ -433,6 +433,16 @@ def manifest(home: Home) -> dict[str, Any]:
     return _read_manifest(file, file.stat().st_mtime_ns)
 
 
+def ancestors(manifest: dict[str, Any], node: str) -> set[str]:
+    """The unique ids of all that a node reads, directly or through others."""
+    found, waiting = set[str](), [node]
+    while waiting:
+        parents = set(manifest["parent_map"].get(waiting.pop(), [])) - found
+        found |= parents
+        waiting += parents
+    return found
+
+
 def is_daily(node: dict[str, Any]) -> bool:
     """Whether a node of the manifest is built by the first refresh of each day only."""
     return node["config"].get("meta", {}).get("refresh") == "daily"

@@ -24,7 +24,7 @@ class Scope:
 
     def in_order(self, manifest: dict[str, Any]) -> list[str]:
         """The idle nodes, each after those it reads."""
-        return sorted(self.idle, key=lambda node: (len(self.idle & set(manifest["parent_map"][node])), node))
+        return sorted(self.idle, key=lambda node: (len(self.idle & dbt.ancestors(manifest, node)), node))
 
 
 def scope_of(home: Home, state: State, refresh: Refresh, *, full: bool = False) -> Scope:
