@@ -65,7 +65,7 @@ def _refresh(home: Home, number: int, *arguments: str, finished: bool = True) ->
     assert result.success, dbt.failures(result)
     with home.connect("test") as connection:
         for suite in quality.suites():
-            quality.judge(connection, suite, number)
+            quality.judge(home, connection, suite, number)
     if finished:
         state.finish_refresh(refresh)
 
@@ -345,7 +345,7 @@ def test_a_suite_of_plain_numbers_says_what_was_expected(company: Home) -> None:
     }
     suite = quality.Suite("own", "unified/customers", False, "select 0.3 as share", "select 1 as one", (reason,))
     with company.connect("test") as connection:
-        verdict = quality.judge(connection, suite, 6)
+        verdict = quality.judge(company, connection, suite, 6)
         connection.execute("delete from quality.results where suite = 'own'")
     assert verdict.changed == ['share is 0.300, expected share {"max_value": 0.2}']
     assert not suite.can_be_approved
