@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -409,19 +410,22 @@ def metric_list(home: Home, as_json: bool) -> None:
     from dagster_project.lib import metrics
 
     found = metrics.catalogue(home.prepare())
-    shown = [
-        {"metric": m.name, "label": m.label, "definition": m.description, "by": ", ".join(d.split("__")[-1] for d in m.dimensions)}
-        for m in found
-    ]
-    answer(as_json, [asdict(m) for m in found], table("Metrics", shown))
+    customers = [d for d in next(m for m in found if m.name == "customers").dimensions if not d.endswith("_at")]
+    shown = []
+    for m in found:
+        own = [d.split("__")[-1] for d in m.dimensions if not d.startswith("customer__") and not d.endswith(("_at", "_date"))]
+        its = ["customer's"] if set(customers) <= set(m.dimensions) else []
+        shown.append({"metric": m.name, "label": m.label, "definition": m.description, "by": ", ".join(own + its)})
+    told = f"customer's: {', '.join(d.split('__')[-1] for d in customers)}; and all of them by --grain"
+    answer(as_json, [asdict(m) for m in found], table("Metrics", shown), told)
 
 
 @metric.command("query")
 @click.argument("names", metavar="NAME[,NAME …]")
 @click.option("--by", help="Dimensions to split by, with commas between; onefold metric list shows them.")
 @click.option("--where", help="Condition over dimensions, as in SQL.")
-@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="First day (UTC); with a grain, its whole period.")
-@click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="Last day (UTC); with a grain, its whole period.")
+@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="First day, UTC.")
+@click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="Last day, UTC.")
 @click.option("--grain", type=click.Choice(["day", "week", "month", "quarter", "year"]), help="A row for each period.")
 @click.option("--sql", "as_sql", is_flag=True, help="Print the SQL instead, for a BI tool on serving/current.")
 @as_json_option
@@ -452,8 +456,17 @@ def metric_query(
         statement = metrics.sql(home.prepare(), question)
         click.echo(json.dumps({"sql": statement}) if as_json else statement)  # unwrapped, to be pasted
     else:
-        rows = metrics.ask(home.prepare(), question)
-        answer(as_json, rows, table(", ".join(question.metrics), rows))
+        rows = [
+            {name: float(value) if isinstance(value, Decimal) else value for name, value in row.items()}
+            for row in metrics.ask(home.prepare(), question)
+        ]
+        answer(as_json, rows, table(", ".join(question.metrics), [_with_short_names(row) for row in rows]))
+
+
+def _with_short_names(row: dict[str, Any]) -> dict[str, Any]:
+    """Dimensions by their last part, unless two share it."""
+    last = [name.rsplit("__", 1)[-1] for name in row]
+    return {short if last.count(short) == 1 else name: value for short, (name, value) in zip(last, row.items(), strict=True)}
 
 
 @main.group(cls=Group)

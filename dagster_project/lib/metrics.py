@@ -12,6 +12,7 @@ import threading
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -47,7 +48,7 @@ class Question:
     """Figures that are asked for.
 
     `by` and `where` name dimensions in full (`customer__city`), or by their last part where that is clear. `since` and `until`
-    are days, both within; where there is a grain, its periods are taken whole.
+    are days, both within.
     """
 
     metrics: tuple[str, ...]
@@ -85,12 +86,7 @@ class _Layer:
             sql_plan_renderer = DuckDbSqlPlanRenderer()
 
         raw = json.loads(manifest)
-        self.tables = {_table(model["node_relation"]) for model in raw["semantic_models"]}
-        self.tables |= {_table(spine["node_relation"]) for spine in raw["project_configuration"]["time_spines"]}
-        self.saved = {query["name"]: query["description"] or "" for query in raw["saved_queries"]}
-        self._engine = MetricFlowEngine(
-            SemanticManifestLookup(parse_manifest_from_dbt_generated_manifest(manifest)), Dialect()
-        )
+        self._engine = MetricFlowEngine(SemanticManifestLookup(parse_manifest_from_dbt_generated_manifest(manifest)), Dialect())
         self.metrics = {metric["name"]: self._metric(metric) for metric in sorted(raw["metrics"], key=lambda m: m["name"])}
 
     def _metric(self, metric: dict[str, Any]) -> Metric:
@@ -115,9 +111,13 @@ class _Layer:
 
     def sql(self, **asked: Any) -> str:
         from metricflow.engine.metricflow_engine import MetricFlowQueryRequest
+        from metricflow_semantics.errors.error_classes import InformativeUserError
 
-        with _MADE_AT_ONCE:
-            explained = self._engine.explain(MetricFlowQueryRequest.create(**asked))
+        try:
+            with _MADE_AT_ONCE:
+                explained = self._engine.explain(MetricFlowQueryRequest.create(**asked))
+        except InformativeUserError as error:
+            raise OnefoldError(f"MetricFlow cannot answer this: {error}") from error
         return explained.sql_statement.without_descriptions.sql
 
 
@@ -130,7 +130,7 @@ def require_described(home: Home) -> int:
     """How many metrics there are.
 
     Raises:
-        OnefoldError: one lacks what a reader needs, or a saved query cannot be made.
+        OnefoldError: one lacks what a reader needs.
     """
     layer = _layer(home)
     for metric in layer.metrics.values():
@@ -150,7 +150,6 @@ def require_described(home: Home) -> int:
                 f"metric {metric.name}: config.meta.always_by names {metric.always_by}, which is no dimension of it; "
                 f"it has {', '.join(metric.dimensions)}"
             )
-    saved_queries(home)
     return len(layer.metrics)
 
 
@@ -177,14 +176,15 @@ def sql(home: Home, question: Question) -> str:
         if metric.always_by and metric.always_by not in {*by, *filtered}:
             by.append(_dimension(metric.always_by, available, question.metrics))
     groups = list(dict.fromkeys(([f"metric_time__{question.grain}"] if question.grain else []) + by))
-    limited = question.since or question.until
+    # MetricFlow's own limits of time reach from 2000 to 2040, and grow to whole periods of the grain.
+    day = "{{ TimeDimension('metric_time', 'day') }}"
+    limits = [f"{day} >= '{question.since}'"] if question.since else []
+    limits += [f"{day} <= '{question.until}'"] if question.until else []
     return layer.sql(
         metric_names=list(dict.fromkeys(question.metrics)),
         group_by_names=groups,
         order_by_names=groups,
-        where_constraints=[where] if where else None,
-        time_constraint_start=datetime.combine(question.since or date(1900, 1, 1), time()) if limited else None,
-        time_constraint_end=datetime.combine(question.until or date(2199, 12, 31), time()) if limited else None,
+        where_constraints=[*([where] if where else []), *limits] or None,
     )
 
 
@@ -215,13 +215,7 @@ def ask(home: Home, question: Question) -> Rows:
 
 def saved_queries(home: Home) -> list[SavedQuery]:
     """The questions of dbt/models/semantic/saved_queries.yml, by name."""
-    layer = _layer(home)
-    found = []
-    for name in sorted(layer.saved):
-        statement = layer.sql(saved_query_name=name)
-        reads = frozenset(table for table in layer.tables if re.search(rf"\b{re.escape(table)}\b", statement))
-        found.append(SavedQuery(name, layer.saved[name], statement, reads))
-    return found
+    return [SavedQuery(**query | {"reads": frozenset(query["reads"])}) for query in _definitions(home)["saved_queries"]]
 
 
 def filled_in(home: Home, query: str) -> str:
@@ -246,39 +240,51 @@ def filled_in(home: Home, query: str) -> str:
 
 
 def _layer(home: Home) -> _Layer:
-    return _made(_manifest(home))
+    return _ready(json.dumps(_definitions(home)["manifest"]))
 
 
 @lru_cache(maxsize=2)
-def _made(manifest: str) -> _Layer:
+def _ready(manifest: str) -> _Layer:
     return _Layer(manifest)
 
 
-_manifests: dict[str, str] = {}
+_read: dict[Path, dict[str, Any]] = {}
 
 
-def _manifest(home: Home) -> str:
-    """dbt's semantic manifest, without the name of the database, as several hold the tables."""
-    state = dbt.project_state(home)
-    file = dbt.target(home) / f"semantic_manifest-{state}.json"
-    if state not in _manifests:
+def _definitions(home: Home) -> dict[str, Any]:
+    """dbt's semantic manifest, without the name of the database, as several hold the tables; and the saved queries as SQL.
+
+    Kept in the home for as long as the project stays as it is, so that a refresh needs neither dbt's parse nor MetricFlow.
+    """
+    file = dbt.target(home) / f"metrics-{dbt.project_state(home)}.json"
+    if file not in _read:
         if not file.exists():
-            from dbt.contracts.graph.semantic_manifest import SemanticManifest
+            _write_definitions(home, file)
+        _read.clear()
+        _read[file] = json.loads(file.read_text())
+    return _read[file]
 
-            made = json.loads(SemanticManifest(dbt.parse(home))._get_pydantic_semantic_manifest().json())
-            relations = [model["node_relation"] for model in made["semantic_models"]]
-            relations += [spine["node_relation"] for spine in made["project_configuration"]["time_spines"]]
-            for relation in relations:
-                relation |= {"database": None, "relation_name": _table(relation)}
-            for older in file.parent.glob("semantic_manifest-*.json"):
-                older.unlink(missing_ok=True)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            draft = file.with_name(f".{file.name}-{os.getpid()}")
-            draft.write_text(json.dumps(made, sort_keys=True))
-            draft.replace(file)
-        _manifests.clear()
-        _manifests[state] = file.read_text()
-    return _manifests[state]
+
+def _write_definitions(home: Home, file: Path) -> None:
+    from dbt.contracts.graph.semantic_manifest import SemanticManifest
+
+    manifest = json.loads(SemanticManifest(dbt.parse(home))._get_pydantic_semantic_manifest().json())
+    relations = [model["node_relation"] for model in manifest["semantic_models"]]
+    relations += [spine["node_relation"] for spine in manifest["project_configuration"]["time_spines"]]
+    for relation in relations:
+        relation |= {"database": None, "relation_name": _table(relation)}
+    layer = _ready(json.dumps(manifest))
+    saved = []
+    for query in sorted(manifest["saved_queries"], key=lambda query: query["name"]):
+        statement = layer.sql(saved_query_name=query["name"])
+        reads = [_table(r) for r in relations if re.search(rf"\b{re.escape(_table(r))}\b", statement)]
+        saved.append({"name": query["name"], "description": query["description"] or "", "sql": statement, "reads": reads})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for older in file.parent.glob("metrics-*.json"):
+        older.unlink(missing_ok=True)
+    draft = file.with_name(f".{file.name}-{os.getpid()}")
+    draft.write_text(json.dumps({"manifest": manifest, "saved_queries": saved}))
+    draft.replace(file)
 
 
 def _table(relation: dict[str, Any]) -> str:
@@ -307,10 +313,7 @@ def _dimension(name: str, available: dict[str, bool], metrics: tuple[str, ...]) 
 
 # Quoted text, words (with dots or before a bracket they are no dimension), and whatever else.
 _TOKEN = re.compile(r"'(?:[^']|'')*'|[A-Za-z_][\w.]*(?:\s*\()?|.", re.DOTALL)
-_WORDS = frozenset(
-    "and or not in is null like ilike between true false case when then else end date timestamp interval day days month months "
-    "year years escape similar to as cast distinct from".split()
-)
+_WORDS = {"and", "or", "not", "in", "is", "null", "like", "ilike", "between", "true", "false", "date", "timestamp", "interval"}
 
 
 def _condition(where: str | None, available: dict[str, bool], metrics: tuple[str, ...]) -> tuple[str | None, set[str]]:
@@ -326,7 +329,7 @@ def _condition(where: str | None, available: dict[str, bool], metrics: tuple[str
         is_name = re.fullmatch(r"[A-Za-z_]\w*", token) and token.lower() not in _WORDS
         if not is_name:
             if token in "{};":
-                raise OnefoldError(f"--where {where!r} is a condition over dimensions, such as city = 'Shanghai'; it has a {token}")
+                raise OnefoldError(f"--where {where!r} has '{token}'; give a condition over dimensions, as city = 'Shanghai'")
             parts.append(token)
             continue
         full = _dimension(token, available, metrics)

@@ -311,8 +311,8 @@ def _show(connection, saved: SavedQuery) -> None:
         connection.execute(f"create view served.metrics.{saved.name} as {saved.sql}")
     except duckdb.BinderException as error:
         raise OnefoldError(
-            f"saved query {saved.name} cannot be served: {str(error).splitlines()[0]}; split and filter by columns that are not "
-            "masked (dbt/models/semantic/)"
+            f"saved query {saved.name} cannot be served: {str(error).splitlines()[0]}; split and filter by columns "
+            "that are not masked (dbt/models/semantic/)"
         ) from error
     connection.execute(f"comment on view served.metrics.{saved.name} is '{quoted(saved.description)}'")
 
