@@ -328,7 +328,7 @@ def _condition(where: str | None, available: dict[str, bool], metrics: tuple[str
     for token in _TOKEN.findall(where):
         is_name = re.fullmatch(r"[A-Za-z_]\w*", token) and token.lower() not in _WORDS
         if not is_name:
-            if token in "{};":
+            if token in "{};" or "{{" in token or "{%" in token:
                 raise OnefoldError(f"--where {where!r} has '{token}'; give a condition over dimensions, as city = 'Shanghai'")
             parts.append(token)
             continue
