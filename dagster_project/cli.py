@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -395,6 +396,80 @@ def _located(mappings: list[Mapping]) -> list[dict[str, str]]:
 
 
 @main.group(cls=Group)
+def metric() -> None:
+    """Figures by their one definition, which BI, suites and reports share."""
+
+
+@metric.command("list")
+@as_json_option
+@click.pass_obj
+def metric_list(home: Home, as_json: bool) -> None:
+    """What each metric means, and by what it can be split."""
+    from dataclasses import asdict
+
+    from dagster_project.lib import metrics
+
+    found = metrics.catalogue(home.prepare())
+    customers = [d for d in next(m for m in found if m.name == "customers").dimensions if not d.endswith("_at")]
+    shown = []
+    for m in found:
+        own = [d.split("__")[-1] for d in m.dimensions if not d.startswith("customer__") and not d.endswith(("_at", "_date"))]
+        its = ["customer's"] if set(customers) <= set(m.dimensions) else []
+        shown.append({"metric": m.name, "label": m.label, "definition": m.description, "by": ", ".join(own + its)})
+    told = f"customer's: {', '.join(d.split('__')[-1] for d in customers)}; and all of them by --grain"
+    answer(as_json, [asdict(m) for m in found], table("Metrics", shown), told)
+
+
+@metric.command("query")
+@click.argument("names", metavar="NAME[,NAME …]")
+@click.option("--by", help="Dimensions to split by, with commas between; onefold metric list shows them.")
+@click.option("--where", help="Condition over dimensions, as in SQL.")
+@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="First day, UTC.")
+@click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="Last day, UTC.")
+@click.option("--grain", type=click.Choice(["day", "week", "month", "quarter", "year"]), help="A row for each period.")
+@click.option("--sql", "as_sql", is_flag=True, help="Print the SQL instead, for a BI tool on serving/current.")
+@as_json_option
+@click.pass_obj
+def metric_query(
+    home: Home,
+    names: str,
+    by: str | None,
+    where: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    grain: str | None,
+    as_sql: bool,
+    as_json: bool,
+) -> None:
+    """The figures of one or several metrics, of what is served.
+
+    Example: onefold metric query revenue,average_order_value --by channel --grain month --where "country = 'CN'"
+    """
+    from dagster_project.lib import metrics
+
+    def parts(text: str | None) -> tuple[str, ...]:
+        return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+    days = (moment.date() if moment else None for moment in (since, until))
+    question = metrics.Question(parts(names), parts(by), where, *days, grain)
+    if as_sql:
+        statement = metrics.sql(home.prepare(), question)
+        click.echo(json.dumps({"sql": statement}) if as_json else statement)  # unwrapped, to be pasted
+    else:
+        rows = [
+            {name: float(value) if isinstance(value, Decimal) else value for name, value in row.items()}
+            for row in metrics.ask(home.prepare(), question)
+        ]
+        answer(as_json, rows, table(", ".join(question.metrics), [_with_short_names(row) for row in rows]))
+
+
+def _with_short_names(row: dict[str, Any]) -> dict[str, Any]:
+    """Dimensions by their last part, unless two share it."""
+    last = [name.rsplit("__", 1)[-1] for name in row]
+    return {short if last.count(short) == 1 else name: value for short, (name, value) in zip(last, row.items(), strict=True)}
+
+
+@main.group(cls=Group)
 def tag() -> None:
     """Tags of customers."""
 
@@ -446,7 +521,7 @@ def audience_list(home: Home, as_json: bool) -> None:
 @click.pass_obj
 def check(home: Home, as_json: bool) -> None:
     """Check settings, contracts, mappings, templates, suites and dbt models, also for Spark, without touching data."""
-    from dagster_project.lib import dbt, portability, quality
+    from dagster_project.lib import dbt, metrics, portability, quality
     from dagster_project.lib.publish import audiences as exposed
     from dagster_project.lib.templates import check_templates
 
@@ -458,6 +533,7 @@ def check(home: Home, as_json: bool) -> None:
         "entities": sum(len(channel.entities) for channel in channels.values()),
         "templates": check_templates(home),
         "suites": len(quality.suites()),
+        "metrics": metrics.require_described(home),
         "audiences": len(exposed(manifest)),
         "statements for Spark": portability.require_portable(home),
     }

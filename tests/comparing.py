@@ -148,7 +148,7 @@ _NAME = "coalesce(min(case when valid_from is null then node_id end), min(node_i
 def _names(connection: duckdb.DuckDBPyConnection) -> list[str]:
     rows = connection.execute(
         "select table_schema || '.' || table_name from information_schema.tables "
-        "where table_catalog = current_catalog() and table_schema <> 'main' order by 1"
+        "where table_catalog = current_catalog() and table_schema not in ('main', 'metrics') order by 1"  # views of the others
     )
     return [name for (name,) in rows.fetchall()]
 

@@ -44,6 +44,18 @@ def new_home(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Home]:
 
 
 @pytest.fixture(scope="session")
+def sample_company(new_home: Callable[[], Home]) -> Home:
+    """A sample company after six refreshes; tests that change it take a copy."""
+    from company import build_company
+
+    home = new_home()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ONEFOLD_HOME", str(home.path))
+        build_company(home)
+    return home
+
+
+@pytest.fixture(scope="session")
 def land() -> Callable[[Home, str, str | bytes], Path]:
     """Writes a file below a home's landing/, packed as its ending says; returns its path."""
 

@@ -6,41 +6,28 @@ import logging
 import re
 import shutil
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 
 import dagster as dg
 import pytest
 from click.testing import CliRunner
+from company import CHAIN, QUALITY, UNTIL, ingest_all, run_refresh
 
 from dagster_project.cli import main
 from dagster_project.jobs import problems, run_job, warnings
-from dagster_project.lib import answers, dbt, quality, quality_pages
-from dagster_project.lib.contracts import load_channels
+from dagster_project.lib import answers, dbt, metrics, quality, quality_pages
 from dagster_project.lib.home import Home
-from dagster_project.lib.ingest import ingest_channel
-from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import State
-from simulator import simulate
-
-UNTIL = datetime(2026, 10, 31, tzinfo=UTC)
-QUALITY = ("build", "--exclude-resource-type", "unit_test", "test", "--select", "path:models/quality")
-CHAIN = ("build", "--exclude-resource-type", "unit_test", "test")
 
 
 @pytest.fixture(scope="module")
-def company(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+def company(sample_company: Home) -> Iterator[Home]:
     """A sample company after six refreshes in which nothing happened; tests that change it take a copy."""
-    home = Home(tmp_path_factory.mktemp("quality")).prepare()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ONEFOLD_HOME", str(home.path))
-        simulate(home.landing, answers.truth(home), people=100, days=90, seed=11, until=UNTIL.date())
-        _ingest(home)
-        _refresh(home, 1, *CHAIN)
-        for number in range(2, 7):
-            _refresh(home, number, *QUALITY)
-        yield home
+        patch.setenv("ONEFOLD_HOME", str(sample_company.path))
+        yield sample_company
 
 
 @pytest.fixture
@@ -48,26 +35,6 @@ def copy(company: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home
     shutil.copytree(company.path, tmp_path / "copy", symlinks=True, ignore=shutil.ignore_patterns("dbt", ".lock", "quality"))
     monkeypatch.setenv("ONEFOLD_HOME", str(tmp_path / "copy"))
     return Home(tmp_path / "copy").prepare()
-
-
-def _ingest(home: Home) -> None:
-    for channel in load_channels(home).values():
-        ingest_channel(home, channel, Settings.of(home))
-
-
-def _refresh(home: Home, number: int, *arguments: str, finished: bool = True) -> None:
-    """What the job refresh does up to its checks, without Dagster: numbered, judged and finished."""
-    state = State(home)
-    refresh = state.refresh(f"run {number}", UNTIL + timedelta(hours=number))
-    assert refresh.number == number
-    variables = {"refresh": number, **quality.history(state, refresh)}
-    result = dbt.run(home, list(arguments), as_of=refresh.as_of, variables=variables)
-    assert result.success, dbt.failures(result)
-    with home.connect("test") as connection:
-        for suite in quality.suites():
-            quality.judge(connection, suite, number)
-    if finished:
-        state.finish_refresh(refresh)
 
 
 def _rows(home: Home, query: str) -> list[tuple]:
@@ -114,8 +81,8 @@ def test_a_company_in_which_nothing_happens_raises_no_alarm_but_for_its_days(com
 
 def test_a_column_that_comes_empty_warns_and_blocks_nothing(copy: Home) -> None:
     _land_orders(copy, [_order(n, user_id=f"new-{n}") for n in range(300)])
-    _ingest(copy)
-    _refresh(copy, 7, *CHAIN)
+    ingest_all(copy)
+    run_refresh(copy, 7, *CHAIN)
     failed = _rows(copy, "select distinct suite from quality.results where refresh = 7 and not success order by 1")
     assert ("channels",) in failed
     assert not {("ingestion",), ("customers",), ("tags",)} & set(failed)
@@ -134,16 +101,16 @@ def test_a_column_that_comes_empty_warns_and_blocks_nothing(copy: Home) -> None:
 
 def test_a_break_stays_visible_until_it_is_approved(copy: Home) -> None:
     _land_orders(copy, [_order(n, user_id=f"new-{n}") for n in range(300)])
-    _ingest(copy)
+    ingest_all(copy)
     broken = "select is_anomaly, anomalous_since from quality.metrics where refresh = {} and metric = {!r}"
     since = (UNTIL + timedelta(hours=7)).replace(tzinfo=None)
-    _refresh(copy, 7, *CHAIN)
+    run_refresh(copy, 7, *CHAIN)
     for number in range(8, 11):
-        _refresh(copy, number, *QUALITY)
+        run_refresh(copy, number, *QUALITY)
         assert _rows(copy, broken.format(number, "completeness:orders_orders.email")) == [(True, since)]
     done = CliRunner().invoke(main, ["--home", str(copy.path), "approve", "channels", "--reason", "a shop without log-in"])
     assert done.exit_code == 0, done.output
-    _refresh(copy, 11, *QUALITY)
+    run_refresh(copy, 11, *QUALITY)
     assert _rows(copy, broken.format(11, "completeness:orders_orders.email")) == [(False, None)]
 
 
@@ -153,7 +120,7 @@ def test_refreshes_that_did_not_finish_are_not_usual(copy: Home) -> None:
         connection.execute("update quality.record_metrics set value = 0.01 where metric = 'match_rate' and refresh > 1")
     with State(copy)._transaction() as state:
         state.execute("update refreshes set finished_at = null where refresh > 1")
-    _refresh(copy, 7, *QUALITY)
+    run_refresh(copy, 7, *QUALITY)
     assert _rows(
         copy, "select usual, samples from quality.metrics where refresh = 7 and metric = 'match_rate' and channel = '*'"
     ) == [(before[0][0], 1)]
@@ -167,13 +134,13 @@ def test_metrics_kept_up_to_date_equal_those_of_a_rebuild(copy: Home) -> None:
     phone = {"phone": "13812345678"}
     _land_orders(copy, [_order(1, user_id="new-1"), _order(2, **phone), _order(3, user_id="new-3")], "first.csv")
     (copy.landing / "crm" / "contacts" / "q.csv").write_text("contact_id,user_id,updated_at\nk1,new-1,2026-10-01\n")
-    _ingest(copy)
-    _refresh(copy, 7, *CHAIN)
+    ingest_all(copy)
+    run_refresh(copy, 7, *CHAIN)
     second = [_order(3, user_id="new-4"), _order(4, user_id="new-1", **phone)]
     _land_orders(copy, [{**row, "updated_at": "2026-10-30"} for row in second], "second.csv")
     (copy.landing / "crm" / "contacts" / "r.csv").write_text("contact_id,user_id,updated_at\nk1,,2026-10-02\n")
-    _ingest(copy)
-    _refresh(copy, 8, *CHAIN)
+    ingest_all(copy)
+    run_refresh(copy, 8, *CHAIN)
     kept = (
         "select named_id, channel, identifier_type, identifier_value, is_usable, customer_id "
         "from quality.record_identifiers where is_current order by all"
@@ -186,7 +153,7 @@ def test_metrics_kept_up_to_date_equal_those_of_a_rebuild(copy: Home) -> None:
     assert ("new-4",) in [row[3:4] for row in identifiers] and ("new-3",) not in [row[3:4] for row in identifiers]
     moved = _rows(copy, "select numerator from quality.metrics where refresh = 8 and metric = 'id_churn:identifiers'")
     assert moved[0][0] > 0
-    _refresh(copy, 9, *CHAIN, "--full-refresh")
+    run_refresh(copy, 9, *CHAIN, "--full-refresh")
     assert _rows(copy, kept) == identifiers
     assert _rows(copy, metrics.format(9)) == values
     assert _rows(copy, "select min(refresh), max(refresh) from quality.metrics") == [(1, 9)]  # history survives a rebuild
@@ -220,7 +187,7 @@ def test_alerts_say_what_changed_and_show_no_contact_value(copy: Home, caplog: p
     people = _people(copy)
     lost = [_order(n, email=p["email"], phone=p["phone"], amount="none") for n, p in enumerate(people[:80])]
     _land_orders(copy, [*lost, *(_order(n, user_id=f"new-{n}") for n in range(100, 400))], "li.lei@example.com.csv")
-    _ingest(copy)
+    ingest_all(copy)
     with caplog.at_level(logging.INFO, logger="onefold"):
         result = run_job(copy, "refresh", tags={"onefold/as_of": (UNTIL + timedelta(hours=7)).isoformat()})
     assert not result.success
@@ -242,7 +209,7 @@ def test_alerts_say_what_changed_and_show_no_contact_value(copy: Home, caplog: p
     shown += [event.message or "" for event in result.all_events]
     with copy.connect("test") as connection:  # also the rows to look at of the suites that passed
         for suite in quality.suites():
-            shown += [str(row) for row in quality._records(connection.execute(suite.look_at).df())]
+            shown += [str(row) for row in quality._records(connection.execute(metrics.filled_in(copy, suite.look_at)).df())]
     text = "\n".join(shown)
     assert "orders" in text and len(text) > 50_000
     secrets = {p[field] for p in people for field in ("email", "phone", "full_name") if p[field]}
@@ -345,7 +312,7 @@ def test_a_suite_of_plain_numbers_says_what_was_expected(company: Home) -> None:
     }
     suite = quality.Suite("own", "unified/customers", False, "select 0.3 as share", "select 1 as one", (reason,))
     with company.connect("test") as connection:
-        verdict = quality.judge(connection, suite, 6)
+        verdict = quality.judge(company, connection, suite, 6)
         connection.execute("delete from quality.results where suite = 'own'")
     assert verdict.changed == ['share is 0.300, expected share {"max_value": 0.2}']
     assert not suite.can_be_approved

@@ -91,8 +91,7 @@ def customers(home: Home) -> Rows:
     """
     found = _served(
         home,
-        "select count(*) filter (is_known) as known_customers, count(*) filter (not is_known) as anonymous_customers "
-        "from unified.customers where traffic = 'customer'",
+        "select known_customers, customers - known_customers as anonymous_customers from metrics.customers",
     )[0]
     return [found | (_against_truth(home) if simulated(home) else {})]
 

@@ -220,7 +220,7 @@ class Live:
                 continue
             since = self.state.approvals().get(suite.name)
             with self.home.connect(f"check {suite.name}") as connection:
-                verdict = quality.judge(connection, suite, done.refresh.number, since.number if since else 0)
+                verdict = quality.judge(self.home, connection, suite, done.refresh.number, since.number if since else 0)
             done.verdicts.append(verdict)
             if suite.blocking and not done.verdicts[-1].success:
                 raise OnefoldError(f"{suite.name} failed on {suite.asset}; nothing is published (docs/quality.md)")

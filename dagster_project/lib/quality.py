@@ -15,7 +15,8 @@ import yaml
 from dagster_project.lib.contracts import YAML_LOADER
 from dagster_project.lib.dbt import built_refresh
 from dagster_project.lib.errors import OnefoldError
-from dagster_project.lib.home import PROJECT_ROOT, transaction
+from dagster_project.lib.home import PROJECT_ROOT, Home, transaction
+from dagster_project.lib.metrics import filled_in
 from dagster_project.lib.state import Refresh, State
 
 log = logging.getLogger("onefold")
@@ -118,10 +119,11 @@ def history(state: State, refresh: Refresh) -> dict[str, Any]:
     return {"unfinished_refreshes": state.unfinished_refreshes(refresh.number), "approved": approved}
 
 
-def judge(connection: duckdb.DuckDBPyConnection, suite: Suite, refresh: int, since: int = 0) -> Verdict:
+def judge(home: Home, connection: duckdb.DuckDBPyConnection, suite: Suite, refresh: int, since: int = 0) -> Verdict:
     """Run a suite on one refresh's numbers and record the result in `quality.results`.
 
     Args:
+        home: whose definitions of metrics count.
         since: the refresh with which the suite's history begins, as somebody approved the change then.
 
     Raises:
@@ -132,11 +134,11 @@ def judge(connection: duckdb.DuckDBPyConnection, suite: Suite, refresh: int, sin
     if not measured:
         raise OnefoldError(f"refresh {refresh} has no metrics to judge; run the whole job: onefold refresh")
     values = {name: value for name, value in {"refresh": refresh, "since": since}.items() if f"${name}" in suite.query}
-    cursor = connection.execute(suite.query, values or None)
+    cursor = connection.execute(filled_in(home, suite.query), values or None)
     frame = cursor.df()
     results = _validate(suite, frame)
     success = all(result["success"] for result in results)
-    look_at = _records(connection.execute(suite.look_at).df()) if not success else []
+    look_at = _records(connection.execute(filled_in(home, suite.look_at)).df()) if not success else []
     now = datetime.now(UTC).replace(tzinfo=None)
     with transaction(connection):
         connection.execute("delete from quality.results where refresh = ? and suite = ?", [refresh, suite.name])

@@ -12,6 +12,7 @@ import json
 import logging
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -19,7 +20,9 @@ from typing import Any
 
 import duckdb
 
+from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home, quoted, transaction
+from dagster_project.lib.metrics import SavedQuery, saved_queries
 from dagster_project.lib.quality import require_proof
 from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import Refresh
@@ -118,7 +121,7 @@ def serve(home: Home, tables: list[PublicTable], refresh: Refresh, settings: Set
         parts = _write_parts(home, connection, tables, previous, refresh, started)
         for flavour, file in (("masked", "onefold.duckdb"), ("private", "onefold_private.duckdb")):
             before = current / file if is_its_own and (current / file).exists() else None
-            _write_file(connection, draft / file, before, flavour, tables, parts, refresh)
+            _write_file(connection, draft / file, before, flavour, tables, parts, refresh, saved_queries(home))
         (draft / "parts.json").write_text(json.dumps(parts, indent=1))
         (draft / "onefold.duckdb").chmod(0o444)
         (draft / "onefold_private.duckdb").chmod(0o600)
@@ -232,9 +235,20 @@ def _months_after(first: date, months: int) -> date:
 
 
 def _write_file(
-    connection, file: Path, before: Path | None, flavour: str, tables: list[PublicTable], parts: dict, refresh: Refresh
+    connection,
+    file: Path,
+    before: Path | None,
+    flavour: str,
+    tables: list[PublicTable],
+    parts: dict,
+    refresh: Refresh,
+    figures: Iterable[SavedQuery] = (),
 ) -> None:
-    """Write one file of a version, from that of the version before where there is one."""
+    """Write one file of a version, from that of the version before where there is one.
+
+    Args:
+        figures: saved queries; those of which every table is in the file are its views in the schema metrics.
+    """
     notes, views, last = {}, set(), None
     if before and _attach_copy(connection, before, file):
         notes = dict(
@@ -279,6 +293,10 @@ def _write_file(
                 _copy(connection, table, flavour)
         for name in views - {table.name for table in present}:
             connection.execute(f"drop view served.{name}")
+        connection.execute("create schema if not exists served.metrics")
+        for saved in figures:
+            if saved.reads <= {table.name for table in present}:
+                _show(connection, saved)
         connection.execute(
             "delete from served.serving.version; "
             "insert into served.serving.version select ?, ?::timestamp, now()::timestamp, value from staging._sequence",
@@ -286,6 +304,17 @@ def _write_file(
         )
     finally:
         connection.execute("detach served")
+
+
+def _show(connection, saved: SavedQuery) -> None:
+    try:
+        connection.execute(f"create view served.metrics.{saved.name} as {saved.sql}")
+    except duckdb.BinderException as error:
+        raise OnefoldError(
+            f"saved query {saved.name} cannot be served: {str(error).splitlines()[0]}; split and filter by columns "
+            "that are not masked (dbt/models/semantic/)"
+        ) from error
+    connection.execute(f"comment on view served.metrics.{saved.name} is '{quoted(saved.description)}'")
 
 
 def _attach_copy(connection, before: Path, file: Path) -> bool:

@@ -32,9 +32,7 @@
 
 {# What a customer does, as against what is done to them and what bots, staff and tests do; of unified.customer_events. #}
 {% macro is_own_act(event_name) -%}
-    ({{ event_name }} not in (
-        'email_sent', 'email_delivered', 'email_bounced', 'sms_sent', 'sms_delivered', 'sms_bounced',
-        'message_sent', 'call_made', 'order_cancelled', 'order_refunded') and {{ is_customer_traffic() }})
+    ({{ event_name }} not in ('{{ var('done_to_customers') | join("', '") }}') and {{ is_customer_traffic() }})
 {%- endmacro %}
 
 {% macro is_purchase(event_name) -%}

@@ -25,7 +25,7 @@ def _check(suite: quality.Suite) -> dg.AssetChecksDefinition:
                 raise OnefoldError("there is no refresh to judge yet; run the job refresh first")
             since = state.approvals().get(suite.name)
             with home.connect(f"check {suite.name}") as connection:
-                verdict = quality.judge(connection, suite, refresh.number, since.number if since else 0)
+                verdict = quality.judge(home, connection, suite, refresh.number, since.number if since else 0)
                 page = quality_pages.write(home, connection, suite)
         return dg.AssetCheckResult(
             passed=verdict.success,

@@ -70,32 +70,41 @@ effects as (
     from eliminated_{{ channel_groups() | length }}
 ),
 
-attributed as (
-    select
-        cast(sum(conversions) as decimal(18, 8)) as conversions,
-        cast(sum(revenue_base) as decimal(18, 4)) as revenue_base
+-- What no customer met on the way to a conversion may still lead others to where some convert: it has an effect, but no
+-- conversion to be credited with.
+credited as (
+    select channel_group, sum(conversions) as conversions, sum(revenue_base) as revenue_base
     from {{ ref('analytics_attribution') }}
     where model = 'linear' and touchpoint_id is not null
+    group by channel_group
+),
+
+weighed as (
+    select
+        effects.channel_group,
+        effects.removal_effect,
+        case when credited.channel_group is not null then effects.removal_effect else 0 end as weight,
+        cast(sum(credited.conversions) over () as decimal(18, 8)) as all_conversions,
+        cast(sum(credited.revenue_base) over () as decimal(18, 4)) as all_revenue_base
+    from effects
+    left join credited on credited.channel_group = effects.channel_group
+    where effects.channel_group <> '(none)' and effects.removal_effect is not null
 ),
 
 shared as (
     select
-        effects.*,
-        attributed.conversions as all_conversions,
-        attributed.revenue_base as all_revenue_base,
-        sum(removal_effect) over () as total,
-        {{ share_of('conversions', 'removal_effect', 'sum(removal_effect) over ()', 8) }} as conversion_share,
-        {{ share_of('revenue_base', 'removal_effect', 'sum(removal_effect) over ()', 4) }} as revenue_share,
-        row_number() over (order by removal_effect desc, channel_group) as size_rank
-    from effects
-    cross join attributed
-    where effects.channel_group <> '(none)' and effects.removal_effect is not null
+        weighed.*,
+        sum(weight) over () as total,
+        {{ share_of('all_conversions', 'weight', 'sum(weight) over ()', 8) }} as conversion_share,
+        {{ share_of('all_revenue_base', 'weight', 'sum(weight) over ()', 4) }} as revenue_share,
+        row_number() over (order by weight desc, channel_group) as size_rank
+    from weighed
 )
 
 select
     channel_group,
     cast(removal_effect as double) as removal_effect,
-    cast(removal_effect as double) / cast(total as double) as share,
+    cast(weight as double) / cast(total as double) as share,
     {{ with_rest('conversion_share', 'all_conversions', 'size_rank = 1', '1', 8) }} as conversions,
     {{ with_rest('revenue_share', 'all_revenue_base', 'size_rank = 1', '1', 4) }} as revenue_base
 from shared

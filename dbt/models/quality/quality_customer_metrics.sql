@@ -29,6 +29,7 @@ shares as (
     union all
     select 'known_customers', '*', '*', count(case when is_known then 1 end), count(*), 'either'
     from {{ ref('unified_customers') }}
+    where {{ is_customer_traffic() }}
     union all
     select 'over_merge_suspects', '*', '*', count(case when is_over_merge_suspect then 1 end), count(*), 'higher'
     from {{ ref('unified_customers') }}
