@@ -1,4 +1,4 @@
-"""The step that reads what people wrote, as dbt's model `analytics_sentiments` calls it; it commits as it goes and may run again."""
+"""What reads texts for dbt's model `analytics_sentiments`: a step that commits as it goes and may run again."""
 
 import logging
 from datetime import datetime

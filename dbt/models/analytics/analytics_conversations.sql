@@ -29,6 +29,7 @@ opened as (
     select
         numbered.*,
         min(case when kind <> 'reply' then occurred_at end) over (partition by thread_id, place) as opened_at,
+        min(occurred_at) over (partition by thread_id, place) as started_at,
         -- Where agents are named, what no agent wrote is a bot's.
         max(case when kind = 'reply' and agent_id is not null then 1 else 0 end) over (partition by thread_id, place) as names_agents
     from numbered
@@ -64,6 +65,7 @@ joined as (
         place,
         max(channel) as channel,
         max(opened_at) as opened_at,
+        max(case when started_at < opened_at then 'company' else 'customer' end) as started_by,
         max(case when customer_rank = 1 then customer_id end) as customer_id,
         max(case when agent_rank = 1 then agent_id end) as agent_id,
         min(human_reply_at) as first_reply_at,
@@ -88,6 +90,7 @@ select
     customer_id,
     agent_id,
     opened_at,
+    started_by,
     first_reply_at,
     cast({{ epoch_micros('first_reply_at') }} - {{ epoch_micros('opened_at') }} as double) / 1000000 as first_response_seconds,
     status,

@@ -11,14 +11,17 @@ with conversations as (
         count(case when csat_score >= 4 then 1 end) as csat_satisfied,
         count(*) as conversation_count,
         count(case when is_complaint then 1 end) as complaint_count,
-        count(first_reply_at) as answered_count,
-        -- Nobody waits for the first word on the telephone, as far as is known.
-        count(case when channel <> 'call' then 1 end) as awaited_count,
-        count(case when first_response_seconds <= {{ var('service_level_minutes') * 60 }} then 1 end) as in_time_count,
-        median(first_response_seconds) as first_response_median_seconds,
+        count(case when is_awaited then 1 end) as awaited_count,
+        count(case when is_awaited then first_reply_at end) as answered_count,
+        count(case when is_awaited and first_response_seconds <= {{ var('service_level_minutes') * 60 }} then 1 end) as in_time_count,
+        median(case when is_awaited then first_response_seconds end) as first_response_median_seconds,
         count(resolved_at) as resolved_count,
         median(resolution_seconds) as resolution_median_seconds
-    from {{ ref('analytics_conversations') }}
+    from (
+        -- Nobody waits for the first word on the telephone, as far as is known, and whoever is written to asked nothing.
+        select *, channel <> 'call' and started_by = 'customer' as is_awaited
+        from {{ ref('analytics_conversations') }}
+    ) as conversations
     where {{ is_changed_span('cast(opened_at as date)', 'changed_satisfaction_days') }}
     group by cast(opened_at as date), channel
 ),
@@ -41,7 +44,7 @@ answers as (
 measured as (
     select
         event_date, channel, survey_id, 0 as promoters, 0 as passives, 0 as detractors, csat_responses, csat_satisfied,
-        complaint_count, conversation_count, answered_count, awaited_count, in_time_count, first_response_median_seconds,
+        complaint_count, conversation_count, awaited_count, answered_count, in_time_count, first_response_median_seconds,
         resolved_count, resolution_median_seconds
     from conversations
     union all
@@ -66,6 +69,7 @@ select
     cast(csat_satisfied as double) / cast(nullif(csat_responses, 0) as double) as csat,
     cast(complaint_count as bigint) as complaint_count,
     cast(conversation_count as bigint) as conversation_count,
+    cast(awaited_count as bigint) as awaited_count,
     cast(answered_count as bigint) as answered_count,
     cast(in_time_count as bigint) as answered_in_time_count,
     cast(in_time_count as double) / cast(nullif(awaited_count, 0) as double) as answered_in_time,

@@ -22,6 +22,11 @@ answers as (
         responses.question,
         coalesce(own.measure, every.measure) as measure,
         coalesce(own.highest, every.highest) as highest,
+        -- What is picked from a list has no sentiment.
+        exists (
+            select 1 from {{ ref('survey_dimensions') }} as dimensions
+            where dimensions.question = responses.question and dimensions.survey_id in (responses.survey_id, '*')
+        ) as is_choice,
         coalesce(responses.score, try_cast(responses.answer as double)) as score
     from responses
     inner join {{ ref('unified_customer_events') }} as events
@@ -85,8 +90,12 @@ select
     cast(rating as double) as rating,
     rating_group,
     rated_sentiment is null and {{ is_complaint('text') }} as is_complaint,
-    coalesce(own_sentiment, sentiments.sentiment) as sentiment,
-    case when own_sentiment is not null then 'score' when sentiments.sentiment is not null then 'text' end as sentiment_basis,
+    case when not is_choice then coalesce(own_sentiment, sentiments.sentiment) end as sentiment,
+    case
+        when is_choice then null
+        when own_sentiment is not null then 'score'
+        when sentiments.sentiment is not null then 'text'
+    end as sentiment_basis,
     {{ seq() }}
 from shared
 left join {{ ref('analytics_sentiments') }} as sentiments on sentiments.text_id = md5(shared.text)
