@@ -128,6 +128,22 @@ def bench_accuracy(home: Home, data: Path, people: int, as_json: bool) -> None:
     answer(as_json, rows, table("Matching against the truth", rows))
 
 
+@bench.command("sentiment")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@as_json_option
+@click.pass_obj
+def bench_sentiment(home: Home, file: Path, as_json: bool) -> None:
+    """How often sentiment is right, on texts that people labelled: FILE has the columns text, label and, optionally, language.
+
+    Example: onefold bench sentiment labelled.tsv
+    """
+    from bench import sentiment as benchmark
+
+    content = benchmark.run(file)
+    title = f"Accuracy, with its 95 % interval; {content['texts_per_second']:,} texts a second"
+    answer(as_json, content, table(title, content["results"]), table("by label", content["labels"]))
+
+
 @bench.command("live")
 @click.option("--events", default=1_000_000, show_default=True, help="Events of history.")
 @click.option("--files", default=20, show_default=True, help="Files of a thousand events, one after the other.")

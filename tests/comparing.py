@@ -14,6 +14,7 @@ MAY_DIFFER = {
     "_seq": "numbers the writes of one home; a killed run has taken some",
     "seq": "as _seq",
     "_first_seq": "as _seq",
+    "source_seq": "as _seq",
     "run": "as _seq",
     "metric_key": "holds the number of the refresh, which is compared by its place among those that finished",
     "_loaded_at": "wall clock",
@@ -28,6 +29,7 @@ _COUNTERS = {
     "identity._solved": "as _seq",
     "identity._matched": "as _seq",
     "identity._widened": "as _seq",
+    "analytics._scored": "as _seq",
     "staging._served": "holds the wall clock",
 }
 
@@ -42,6 +44,7 @@ _PLACE = {
     "previous_customer_id": "where a record belonged before its customer changed: history",
     "previous_occurred_at": "as previous_customer_id",
     "previous_visitor_id": "as previous_customer_id",
+    "previous_thread_id": "as previous_customer_id",
     "_is_revision": "whether a row was there before",
     "cut_from": "how far back the last batch cut a visitor's sessions anew",
     "witness": "one of the records that name an identifier",
@@ -79,6 +82,8 @@ _TAKEN_BACK = {  # conditions of the rows that count now
     "identity.records": "identifier_type is not null",
     "unified.customer_attributes": "value is not null",
     "quality.record_identifiers": "is_current",
+    "analytics.sentiments": "text_id in (select md5(text) from unified.customer_events)",
+    "analytics.service_contacts": "kind is not null",
     "tags.cut_points": "computed_on = (select max(computed_on) from tags.cut_points)",
     # Of the last refresh, and without those that speak of its batches.
     "quality.metrics": "refresh = (select max(refresh) from quality.metrics) "

@@ -39,6 +39,9 @@ PARTED = {
     "analytics.touchpoints": "occurred_at",
     "analytics.conversions": "converted_at",
     "analytics.attribution": "converted_at",
+    "analytics.mentions": "occurred_at",
+    "analytics.conversations": "opened_at",
+    "analytics.survey_answers": "answered_at",
 }
 
 

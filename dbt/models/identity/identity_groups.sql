@@ -1,7 +1,7 @@
 -- Grain: one customer in a wider group of customers who are likely one person: surely enough for messages (lifecycle) or for reach
 -- (advertising). Customers who are alone are in no group, and a group never merges its customers. This SELECT gives pairs of
 -- customers (dagster_project/lib/identity/groups.py). Read by activation and BI.
-{{ config(materialized='identity_step', step='widen') }}
+{{ config(materialized='python_step', step='identity.steps.widen') }}
 
 select
     least(a.customer_id, b.customer_id) as left_id,

@@ -1,9 +1,10 @@
-{# Materialisation of the tables of identity that are state: the model's SQL says what the step reads, and the step, a function of
-   dagster_project/lib/identity/steps.py, brings its table up to that.
+{# Materialisation of tables that are state or need Python: the model's SQL says what the step reads, and the step, a function
+   below dagster_project/lib/, brings its table up to that.
 
-   Usage: config(materialized='identity_step', step='assign') #}
-{% materialization identity_step, adapter='duckdb', supported_languages=['sql'] %}
+   Usage: config(materialized='python_step', step='identity.steps.assign') #}
+{% materialization python_step, adapter='duckdb', supported_languages=['sql'] %}
     {{ run_hooks(pre_hooks) }}
+    {%- set module, _, function = config.require('step').rpartition('.') %}
     {% call statement('main', language='python') %}
 import datetime
 import os
@@ -17,9 +18,9 @@ class dbtObj:
 
 def model(dbt, connection):
     from dagster_project.lib.home import Home
-    from dagster_project.lib.identity import steps
+    from dagster_project.lib.{{ module }} import {{ function }}
 
-    steps.{{ config.require('step') }}(
+    {{ function }}(
         connection,
         home=Home(Path(os.environ["ONEFOLD_HOME"])),
         query={{ tojson(compiled_code) }},
