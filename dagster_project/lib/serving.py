@@ -36,6 +36,8 @@ PARTED = {
     "analytics.touchpoints": "occurred_at",
     "analytics.conversions": "converted_at",
     "analytics.attribution": "converted_at",
+    "analytics.campaign_members": "started_at",
+    "analytics.journeys": "converted_at",
 }
 
 

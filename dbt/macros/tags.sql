@@ -33,7 +33,8 @@
 {# What a customer does, as against what is done to them and what bots, staff and tests do; of unified.customer_events. #}
 {% macro is_own_act(event_name) -%}
     ({{ event_name }} not in (
-        'email_sent', 'email_delivered', 'email_bounced', 'sms_sent', 'sms_delivered', 'sms_bounced',
+        'email_sent', 'email_delivered', 'email_bounced', 'email_held_out',
+        'sms_sent', 'sms_delivered', 'sms_bounced', 'sms_held_out',
         'message_sent', 'call_made', 'order_cancelled', 'order_refunded') and {{ is_customer_traffic() }})
 {%- endmacro %}
 
