@@ -32,11 +32,11 @@ with messages as (
         count(case when member_group = 'treated' then converted_at end) as converted_count,
         count(case when member_group = 'control' then converted_at end) as control_converted_count,
         count(case when is_converted_after_click then 1 end) as converted_after_click_count,
-        sum(case when member_group = 'treated' then conversion_count end) as conversion_count,
-        sum(case when member_group = 'treated' then revenue_base end) as revenue_base,
+        sum(case when member_group = 'treated' then conversion_count else 0 end) as conversion_count,
+        sum(case when member_group = 'treated' then revenue_base else 0 end) as revenue_base,
         case when count(case when member_group = 'treated' and margin_base is null then 1 end) = 0
-            then sum(case when member_group = 'treated' then margin_base end) end as margin_base,
-        sum(case when member_group = 'control' then revenue_base end) as control_revenue_base
+            then sum(case when member_group = 'treated' then margin_base else 0 end) end as margin_base,
+        sum(case when member_group = 'control' then revenue_base else 0 end) as control_revenue_base
     from {{ ref('analytics_campaign_members') }}
     group by lower(campaign_id), channel
 ),
