@@ -1,4 +1,4 @@
-"""E-mail and text message campaigns: sent, delivered, opened, clicked, and what a click leads to."""
+"""E-mail and text message campaigns: held out, sent, delivered, opened, clicked, and what a click leads to."""
 
 from random import Random
 
@@ -11,6 +11,7 @@ from simulator.world import Campaign, World
 CONTACT_TYPES = {"email": "email", "sms": "phone"}
 OPEN_CHANCE, CLICK_CHANCE = {"email": 0.35, "sms": 1.0}, {"email": 0.22, "sms": 0.06}
 LIST_SHARE = {"email": 0.6, "sms": 0.5}  # of those who may be written to, how many a campaign picks
+CONTROL_SHARE = 0.1  # of those, how many are held out, on both channels of a campaign
 
 
 def receive_messages(world: World, rng: Random, person: Person, permissions: dict[str, Permission]) -> None:
@@ -23,6 +24,9 @@ def receive_messages(world: World, rng: Random, person: Person, permissions: dic
         if contact is None or channel not in permissions or not permissions[channel].allows(campaign.at):
             continue
         if rng.random() < LIST_SHARE[channel] and campaign.at < unsubscribed_at.get(channel, world.end):
+            if _is_held_out(world, person, campaign):
+                _hold_out(world, rng, person, campaign, {contact_type: contact})
+                continue
             left_at = _receive(world, rng, person, campaign, {contact_type: contact}, unreachable)
             if left_at is not None:
                 unsubscribed_at[channel] = left_at
@@ -37,6 +41,23 @@ def receive_messages(world: World, rng: Random, person: Person, permissions: dic
                     status="withdrawn",
                     source="unsubscribe_link",
                 )
+
+
+def _is_held_out(world: World, person: Person, campaign: Campaign) -> bool:
+    return Random(f"{world.seed}/control/{campaign.campaign_id}/{person.index}").random() < CONTROL_SHARE
+
+
+def _hold_out(world: World, rng: Random, person: Person, campaign: Campaign, contact: dict[str, str]) -> None:
+    """The person is in the control group: the sender says so, and nothing else happens."""
+    world.emit(
+        f"{campaign.channel}/events",
+        campaign.at + rng.randrange(20 * 60_000),
+        person,
+        event_id=f"{rng.getrandbits(80):020x}",
+        event_name="held_out",
+        campaign_id=campaign.campaign_id,
+        **contact,
+    )
 
 
 def _receive(

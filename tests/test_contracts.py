@@ -50,8 +50,8 @@ ENTITIES = {
     "external/attributes": "identifier_type* identifier_value* attribute* value* as_of*",
 }
 ALLOWED = {
-    "email/events event_name": "sent delivered opened clicked bounced unsubscribed complained",
-    "sms/events event_name": "sent delivered opened clicked bounced unsubscribed complained",
+    "email/events event_name": "sent delivered opened clicked bounced unsubscribed complained held_out",
+    "sms/events event_name": "sent delivered opened clicked bounced unsubscribed complained held_out",
     "social/interactions kind": "mention comment like share follow message",
     "chat/messages direction": "in out",
     "chat/messages status": "open waiting closed",

@@ -34,6 +34,7 @@ WRONG = {
     ),
     "wrong type": ("landing_settle_seconds: soon", "landing_settle_seconds", "Known settings"),
     "out of bounds": ("serving_keep_versions: 0", "serving_keep_versions", "greater than or equal to 1"),
+    "no window": ("campaign_window_days: 0", "campaign_window_days", "greater than or equal to 1"),
     "no address": (
         "staff_traffic: {ip_ranges: [8.8.8.300]}",
         "staff_traffic.ip_ranges",

@@ -42,6 +42,8 @@ PARTED = {
     "analytics.mentions": "occurred_at",
     "analytics.conversations": "opened_at",
     "analytics.survey_answers": "answered_at",
+    "analytics.campaign_members": "started_at",
+    "analytics.journeys": "converted_at",
 }
 
 

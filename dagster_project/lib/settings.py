@@ -36,6 +36,7 @@ _OF_MODELS = {
     "session_idle_minutes",
     "session_cut_at_midnight",
     "attribution_lookback_days",
+    "campaign_window_days",
     "test_traffic",
     "staff_traffic",
 }
@@ -90,6 +91,9 @@ class Settings(BaseModel):
         ge=1,
         le=365,
         description="A purchase is credited to touchpoints of so many days before it; Google Analytics has 90.",
+    )
+    campaign_window_days: int = Field(
+        7, ge=1, le=90, description="A purchase within so many days after a campaign's message counts as its conversion."
     )
     test_traffic: TrafficList = Field(
         TrafficList(ip_ranges=PRIVATE_IP_RANGES),

@@ -1,9 +1,18 @@
 {# Customers whose records, identity or attributes changed since this model was last built; for analytics also those whose
    sessions others changed. A tag is worked out for everybody in the first build of a day, as some age by themselves, and after
-   a change of the project. #}
+   a change of the project. A model of analytics may name more in its `meta`: `touched_by` is a table whose changed rows touch
+   their customers, `due_at` a column of its own with the moment at which a customer has to be worked out by time alone. #}
 {% macro touched_customers() -%}
     {%- set layer = 'analytics' if model.fqn[1] == 'analytics' else 'unified' -%}
     select customer_id from {{ ref(layer ~ '_touched_customers') }} where {{ is_new() }}
+    {%- if is_incremental() and execute and model.config.meta.get('touched_by') %}
+    union
+    select customer_id from {{ ref(model.config.meta.get('touched_by')) }} where {{ is_new() }} and customer_id is not null
+    {%- endif %}
+    {%- if is_incremental() and execute and model.config.meta.get('due_at') %}
+    union
+    select customer_id from {{ this }} where {{ model.config.meta.get('due_at') }} <= {{ as_of() }}
+    {%- endif %}
     {%- if is_incremental() and model.fqn[1] == 'tags' %}
     union
     select customer_id from {{ ref('unified_customers') }}

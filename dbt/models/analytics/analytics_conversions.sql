@@ -6,7 +6,7 @@
 with changed as (
     select event_id, customer_id, channel, occurred_at, currency, amount, amount_base
     from {{ ref('unified_customer_events') }}
-    where {{ is_purchase('event_name') }}
+    where {{ is_purchase('event_name') }} and {{ is_customer_traffic() }}
         {%- if is_incremental() %}
         and (customer_id in ({{ touched_customers() }}) or event_id in ({{ changed_conversions() }}))
         {%- endif %}

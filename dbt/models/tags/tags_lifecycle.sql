@@ -6,9 +6,9 @@ select
     {{ tag('lifecycle',
         value="case
             when order_count = 0 then 'prospect'
-            when first_order_at > " ~ dbt.dateadd('day', -30, as_of()) ~ " then 'new'
-            when last_order_at > " ~ dbt.dateadd('day', -90, as_of()) ~ " then 'active'
-            when last_order_at > " ~ dbt.dateadd('day', -180, as_of()) ~ " then 'at_risk'
+            when first_order_at > " ~ dbt.dateadd('day', -stage_days('new'), as_of()) ~ " then 'new'
+            when last_order_at > " ~ dbt.dateadd('day', -stage_days('active'), as_of()) ~ " then 'active'
+            when last_order_at > " ~ dbt.dateadd('day', -stage_days('at_risk'), as_of()) ~ " then 'at_risk'
             else 'lapsed' end",
         number_value=dbt.datediff('last_order_at', as_of(), 'day')) }}
 from {{ of_touched('unified_customers') }}

@@ -16,7 +16,7 @@ with orders as (
 runs as (
     select customer_id, max(occurred_at) as resumed_at
     from orders
-    where occurred_at > {{ dbt.dateadd('day', 90, 'previous_order_at') }}
+    where occurred_at > {{ dbt.dateadd('day', stage_days('active'), 'previous_order_at') }}
     group by customer_id
 ),
 
@@ -26,9 +26,9 @@ begun as (
         case stages.value
             when 'prospect' then customers.first_seen_at
             when 'new' then customers.first_order_at
-            when 'active' then coalesce(runs.resumed_at, {{ dbt.dateadd('day', 30, 'customers.first_order_at') }})
-            when 'at_risk' then {{ dbt.dateadd('day', 90, 'customers.last_order_at') }}
-            when 'lapsed' then {{ dbt.dateadd('day', 180, 'customers.last_order_at') }}
+            when 'active' then coalesce(runs.resumed_at, {{ dbt.dateadd('day', stage_days('new'), 'customers.first_order_at') }})
+            when 'at_risk' then {{ dbt.dateadd('day', stage_days('active'), 'customers.last_order_at') }}
+            when 'lapsed' then {{ dbt.dateadd('day', stage_days('at_risk'), 'customers.last_order_at') }}
         end as began_at
     from {{ of_touched('tags_lifecycle') }} as stages
     inner join {{ ref('unified_customers') }} as customers on customers.customer_id = stages.customer_id
