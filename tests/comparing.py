@@ -64,6 +64,7 @@ _HISTORY = {
     "tags.history": "what tags were at each refresh",
     "tags.distribution": "what tags were each day",
     "analytics.touched_customers": "as unified.touched_customers",
+    "analytics.profile": "who customers were each day",
     "quality.batch_metrics": "compared as quality.metrics",
     "quality.record_metrics": "compared as quality.metrics",
     "quality.customer_metrics": "compared as quality.metrics",

@@ -4,12 +4,28 @@
 {% macro touched_customers() -%}
     {%- set layer = 'analytics' if model.fqn[1] == 'analytics' else 'unified' -%}
     select customer_id from {{ ref(layer ~ '_touched_customers') }} where {{ is_new() }}
+    {%- if is_incremental() %}{{ touched_besides() }}{% endif %}
     {%- if is_incremental() and model.fqn[1] == 'tags' %}
     union
     select customer_id from {{ ref('unified_customers') }}
     {%- if not var('project_changed', false) %}
     where not exists (select 1 from {{ this }} where cast(computed_at as date) = cast({{ as_of() }} as date))
     {%- endif %}
+    {%- endif %}
+{%- endmacro %}
+
+{# Customers of single models that move although none of their own records did: by what their purchases cost, or by what the
+   catalogue says of what they looked at and bought. #}
+{% macro touched_besides() -%}
+    {%- if model.name == 'analytics_customer_months' %}
+    union
+    select customer_id from {{ ref('analytics_conversions') }} where {{ is_new() }} and customer_id is not null
+    {%- elif model.name == 'analytics_customer_interests' %}
+    union
+    select customer_id from {{ ref('unified_purchases') }} where {{ is_new() }} and customer_id is not null
+    union
+    select customer_id from {{ ref('unified_customer_events') }}
+    where product_id in (select product_id from {{ ref('cleaned_catalog_products') }} where {{ is_new() }}) and customer_id is not null
     {%- endif %}
 {%- endmacro %}
 
