@@ -399,6 +399,8 @@ def test_preferences_are_those_of_a_plain_loop(homes: tuple[Home, Home]) -> None
         if customer and name in LOOKS and product:
             for kind, value in catalogue[product].items():
                 looks[_month(at), kind, value, customer] += 1
+        if customer and name in PURCHASES:
+            shopped.add((_month(at), customer))
         if customer and name == "searched":
             text = term.strip().lower()
             searches[_month(at), "search_term", text, customer] += 1
@@ -409,7 +411,6 @@ def test_preferences_are_those_of_a_plain_loop(homes: tuple[Home, Home]) -> None
         once, "select customer_id, event_name, occurred_at, product_id, quantity, amount_base from unified.purchases"
     ):
         if customer and name in PURCHASES:
-            shopped.add((_month(at), customer))
             for kind, value in catalogue[product].items():
                 buys[_month(at), kind, value, customer].append((quantity, amount))
     wanted = {}

@@ -24,11 +24,16 @@
     where month <= {{ present_month() }}
 {%- endmacro %}
 
+{# Whether one month is the one before another; days are quicker to count than months. #}
+{% macro is_right_before(month, later_month) -%}
+    {{ dbt.datediff(month, later_month, 'day') }} <= 31
+{%- endmacro %}
+
 {# How somebody came in a month, by the last one before it in which they did: new, retained or reactivated. #}
 {% macro came_as(month_before) -%}
     case
         when {{ month_before }} is null then 'new'
-        when {{ month_before }} = {{ months_later('month', -1) }} then 'retained'
+        when {{ is_right_before(month_before, 'month') }} then 'retained'
         else 'reactivated'
     end
 {%- endmacro %}

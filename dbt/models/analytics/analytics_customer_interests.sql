@@ -1,8 +1,13 @@
 -- Grain: one customer, month (UTC) and category, brand or search term that they looked at, searched for or bought. Of a touched
--- customer all is worked out. Fed by unified.customer_events, unified.purchases and the catalogue; read by analytics.preferences.
+-- customer all is worked out. Fed by unified.customer_events, unified.purchases, analytics.conversions and the catalogue; read by
+-- analytics.preferences.
 
 with acts as (
-    select events.customer_id, events.event_name, {{ month_of('events.occurred_at') }} as month, events.product_id,
+    select
+        events.customer_id,
+        events.event_name,
+        {{ month_of('events.occurred_at') }} as month,
+        events.product_id,
         lower(trim(events.search_term)) as search_term
     from {{ of_touched('unified_customer_events') }} as events
     where events.customer_id is not null and {{ is_customer_traffic() }}
@@ -15,12 +20,6 @@ bought as (
     where customer_id is not null and {{ is_purchase('event_name') }}
 ),
 
-{% for kind in ['category', 'brand'] -%}
-{{ kind }}_names as (
-    select distinct {{ kind }} as value, lower({{ kind }}) as term from {{ ref('cleaned_catalog_products') }} where {{ kind }} <> ''
-),
-
-{% endfor -%}
 interests as (
     {% for kind in ['category', 'brand'] -%}
     select acts.customer_id, acts.month, '{{ kind }}' as kind, products.{{ kind }} as value,
@@ -28,11 +27,6 @@ interests as (
     from acts
     inner join {{ ref('cleaned_catalog_products') }} as products on products.product_id = acts.product_id
     where {{ is_look('acts.event_name') }} and products.{{ kind }} <> ''
-    union all
-    select acts.customer_id, acts.month, '{{ kind }}', names.value, 0, 1, null, 0, 0
-    from acts
-    inner join {{ kind }}_names as names on names.term = acts.search_term
-    where acts.event_name = 'searched'
     union all
     select customer_id, month, '{{ kind }}', {{ kind }}, 0, 0, event_id, quantity, amount_base
     from bought
@@ -45,7 +39,9 @@ interests as (
 ),
 
 buyers as (
-    select customer_id, month, count(distinct event_id) as order_count from bought group by customer_id, month
+    select customer_id, {{ month_of('converted_at') }} as month, count(*) as order_count
+    from {{ of_touched('analytics_conversions') }} as conversions
+    group by customer_id, {{ month_of('converted_at') }}
 ),
 
 counted as (

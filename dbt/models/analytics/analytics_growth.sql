@@ -13,8 +13,8 @@ with flagged as (
         order_count > 0 as is_buyer,
         {{ came_as('previous_month') }} as came_as,
         {{ came_as('previous_order_month') }} as bought_as,
-        coalesce(next_month > {{ months_later('month', 1) }}, true) as is_leaving,
-        coalesce(next_order_month > {{ months_later('month', 1) }}, true) as is_last_purchase
+        not coalesce({{ is_right_before('month', 'next_month') }}, false) as is_leaving,
+        not coalesce({{ is_right_before('month', 'next_order_month') }}, false) as is_last_purchase
     from {{ ref('analytics_customer_months') }}
     where month <= {{ present_month() }}
 ),
