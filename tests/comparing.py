@@ -50,6 +50,8 @@ _PLACE = {
     "witness": "one of the records that name an identifier",
     "refused_at": "when a union was first refused",
     "group_id": "one of the customers' ids",
+    "customer_month_id": "made from the customer's id",
+    "interest_id": "as customer_month_id",
     **dict.fromkeys(
         ("usual", "lower", "upper", "samples", "deviation", "is_anomaly", "anomalous_since"),
         "bands come from the refreshes before",
@@ -67,6 +69,7 @@ _HISTORY = {
     "tags.history": "what tags were at each refresh",
     "tags.distribution": "what tags were each day",
     "analytics.touched_customers": "as unified.touched_customers",
+    "analytics.profile": "who customers were each day",
     "quality.batch_metrics": "compared as quality.metrics",
     "quality.record_metrics": "compared as quality.metrics",
     "quality.customer_metrics": "compared as quality.metrics",

@@ -3,9 +3,12 @@
 import csv
 import os
 import shutil
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import duckdb
 import pytest
 
 from dagster_project.lib import dbt
@@ -14,6 +17,9 @@ from dagster_project.lib.home import Home
 from dagster_project.lib.ingest import ingest_channel
 from dagster_project.lib.settings import Settings
 from dagster_project.lib.templates import add_template
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 MAPPINGS = Path(__file__).parent / "mappings"
 REAL_DATA = os.environ.get("ONEFOLD_REAL_DATA")
@@ -30,14 +36,37 @@ def _load(home: Home, channels: list[str]) -> None:
         assert [load.refused for load in loads if load.refused] == []
 
 
-def _build(home: Home) -> None:
-    result = dbt.run(home, ["build", "--exclude-resource-type", "unit_test"])
+def _build(home: Home, as_of: datetime | None = None) -> None:
+    result = dbt.run(home, ["build", "--exclude-resource-type", "unit_test"], as_of=as_of)
     assert result.success, dbt.failures(result)
 
 
 def _one(home: Home, query: str) -> tuple:
     with home.connect("test") as connection:
         return connection.execute(query).fetchone()
+
+
+# The day after the last invoice: what is said of the last 365 days leaves out the first nine.
+RETAIL_NOW = datetime(2011, 12, 10)
+RETAIL = Path(REAL_DATA or "") / "online_retail" / "onlineretail.parquet"
+
+
+def _write_retail_catalogue(file: Path) -> None:
+    """The shop's export has no categories: a product's is the last word of what its sold lines mostly call it, without what is
+    no letter (WHITE HANGING HEART T-LIGHT HOLDER: holder)."""
+    file.parent.mkdir(parents=True)
+    duckdb.execute(
+        f"""copy (
+            select StockCode as product_id, max_by(name, (line_count, name)) as name,
+                nullif(lower(regexp_extract(max_by(name, (line_count, name)), '([A-Za-z]+)[^A-Za-z]*$', 1)), '') as category
+            from (
+                select StockCode, trim(Description) as name, count(*) as line_count from '{RETAIL}'
+                where Quantity > 0 and InvoiceNo not like 'C%' and trim(Description) <> ''
+                group by 1, 2
+            )
+            group by 1
+        ) to '{file}' (header)"""
+    )
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +76,10 @@ def retail(tmp_path_factory: pytest.TempPathFactory) -> Home:
     shutil.copy(MAPPINGS / "online_retail.yaml", home.sources)
     folder = home.landing / "online_retail"
     folder.mkdir()
-    (folder / "onlineretail.parquet").symlink_to((Path(REAL_DATA) / "online_retail" / "onlineretail.parquet").resolve())
-    _load(home, ["orders"])
-    _build(home)
+    (folder / "onlineretail.parquet").symlink_to(RETAIL.resolve())
+    _write_retail_catalogue(home.landing / "catalog" / "products" / "products.csv")
+    _load(home, ["catalog", "orders"])
+    _build(home, RETAIL_NOW)
     return home
 
 
@@ -87,6 +117,131 @@ def test_cancellations_are_refunds_of_their_customer(retail: Home) -> None:
 
 def test_a_single_channel_has_no_match_rate(retail: Home) -> None:
     assert _one(retail, "select count(*) from quality.metrics where metric = 'match_rate'") == (0,)
+
+
+@pytest.fixture(scope="module")
+def lines(retail: Home) -> "DataFrame":
+    """Online Retail as pandas reads it: sold and cancelled lines, in ten-thousandths of a pound, at times in UTC."""
+    import pandas
+
+    frame = pandas.read_parquet(RETAIL)
+    frame["is_refund"] = frame.InvoiceNo.str.startswith("C")
+    frame = frame[frame.is_refund | (frame.Quantity > 0)].copy()
+    frame["at"] = frame.InvoiceDate.dt.tz_localize("Europe/London").dt.tz_convert("UTC").dt.tz_localize(None)
+    frame["units"] = frame.Quantity.astype("int64")
+    frame["amount"] = frame.units * (frame.UnitPrice * 10_000).round().astype("int64")
+    frame["customer"] = frame.CustomerID.astype("Int64").astype("string")
+    catalogue = pandas.read_csv(retail.landing / "catalog" / "products" / "products.csv", dtype="string", keep_default_na=False)
+    categories = catalogue.set_index("product_id").category
+    frame["category"] = frame.StockCode.map(categories[categories != ""])
+    return frame
+
+
+def _by_user(home: Home, query: str) -> dict[str, tuple]:
+    """Rows of a query by the shop's own number of the customer; their id is the query's first column."""
+    with home.connect("test") as connection:
+        rows = connection.execute(
+            "select users.identifier_value, answer.* exclude (customer_id) from identity.assignments as users "
+            f"join ({query}) as answer using (customer_id) where users.identifier_type = 'user_id'"
+        ).fetchall()
+    return {row[0]: row[1:] for row in rows}
+
+
+def _orders(lines: "DataFrame") -> "DataFrame":
+    """One row an invoice of a known customer."""
+    sold = lines[~lines.is_refund & lines.customer.notna()]
+    orders = sold.groupby("InvoiceNo").agg(customer=("customer", "first"), at=("at", "min"), amount=("amount", "sum"))
+    assert (orders.amount.sum(), len(orders), orders.customer.nunique()) == (89_114_079_040, 18_536, 4_339)
+    return orders
+
+
+def test_rfm_groups_are_those_of_pandas(retail: Home, lines: "DataFrame") -> None:
+    orders = _orders(lines)
+    year = orders[(orders["at"] > "2010-12-10") & (orders["at"] <= RETAIL_NOW)]
+    measures = year.groupby("customer").agg(last=("at", "max"), orders=("at", "size"), spend=("amount", "sum"))
+    measures["days"] = (RETAIL_NOW - measures["last"].dt.normalize()).dt.days
+    groups = {}
+    for name, values in {"r": -measures.days, "f": measures.orders, "m": measures.spend}.items():
+        share = (values.rank(method="min") - 1) / (len(values) - 1)  # the percent rank
+        groups[name] = (share * 5).astype(int).clip(upper=4) + 1
+    wanted = {
+        customer: (f"{groups['r'][customer]}{groups['f'][customer]}{groups['m'][customer]}",) for customer in measures.index
+    }
+    assert _by_user(retail, "select customer_id, value from tags.rfm") == wanted
+    assert len(wanted) < 4_339 and len(set(wanted.values())) > 60
+
+
+def test_value_tiers_are_those_of_pandas(retail: Home, lines: "DataFrame") -> None:
+    net = lines.groupby("customer").amount.sum()  # what was cancelled has a negative quantity
+    net = net[net.index.isin(_orders(lines).customer)].sort_values(ascending=False)
+    above = (net.rank(method="min", ascending=False) - 1) / (len(net) - 1)
+    tier = above.map(lambda share: "vip" if share < 0.05 else "high" if share < 0.2 else "medium" if share < 0.5 else "low")
+    wanted = {customer: (tier[customer], net[customer] / 10_000) for customer in net.index}
+    assert _by_user(retail, "select customer_id, value, number_value from tags.value_tier") == wanted
+    assert tier.value_counts().to_dict() == {"vip": 217, "high": 651, "medium": 1301, "low": 2170}
+
+
+def test_monthly_purchase_cohorts_are_those_of_pandas(retail: Home, lines: "DataFrame") -> None:
+    orders = _orders(lines)
+    orders["month"] = orders["at"].dt.year * 12 + orders["at"].dt.month
+    orders["cohort"] = orders.groupby("customer").month.transform("min")
+    orders["since"] = orders.month - orders.cohort
+    size = orders.groupby("cohort").customer.nunique()
+    active = orders.pivot_table(index="cohort", columns="since", values="customer", aggfunc="nunique", fill_value=0)
+    revenue = orders.pivot_table(index="cohort", columns="since", values="amount", aggfunc="sum", fill_value=0)
+    last = 2011 * 12 + 12  # of which nine days have passed: no rates
+    wanted = {}
+    for cohort in size.index:
+        for since in range(last - cohort + 1):
+            spent = revenue.loc[cohort, :since].sum() / 10_000
+            wanted[f"{(cohort - 1) // 12}-{(cohort - 1) % 12 + 1:02}-01", since] = (
+                size[cohort],
+                active.loc[cohort, since],
+                pytest.approx(active.loc[cohort, since] / size[cohort]) if cohort + since < last else None,
+                pytest.approx(spent),
+                pytest.approx(spent / size[cohort]) if cohort + since < last else None,
+            )
+    with retail.connect("test") as connection:
+        rows = connection.execute(
+            "select cohort_month::varchar, months_since, cohort_size, active_count, retention_rate, "
+            "cumulative_revenue_base::double, cumulative_revenue_per_customer from analytics.cohorts "
+            "where cohort_kind = 'purchased'"
+        ).fetchall()
+    assert {row[:2]: row[2:] for row in rows} == wanted
+    assert len(rows) == 13 * 14 / 2
+    assert (size.iloc[0], active.iloc[0, 1]) == (885, 324)  # as analyses of the set that others published have it
+
+
+@pytest.mark.parametrize("kind, column", [("products", "StockCode"), ("categories", "category")])
+def test_what_is_bought_together_is_as_in_pandas(retail: Home, lines: "DataFrame", kind: str, column: str) -> None:
+    baskets = lines.loc[~lines.is_refund & lines[column].notna(), ["InvoiceNo", column]].drop_duplicates()
+    baskets = baskets[baskets.groupby("InvoiceNo")[column].transform("size") <= 30].set_axis(["basket", "item"], axis=1)
+    total, counts = baskets.basket.nunique(), baskets.item.value_counts()
+    frequent = baskets[baskets.item.map(counts) >= 5]
+    pairs = frequent.merge(frequent, on="basket").query("item_x != item_y").groupby(["item_x", "item_y"]).size()
+    wanted = {
+        (one, other): (both, both / total, both / counts[one], (both / counts[one]) / (counts[other] / total))
+        for (one, other), both in pairs[pairs >= 5].items()
+    }
+    with retail.connect("test") as connection:
+        rows = connection.execute(
+            "select antecedent, consequent, pair_count, support, confidence, lift from analytics.associations where kind = ?",
+            [kind],
+        ).fetchall()
+    found = {row[:2]: row[2:] for row in rows}
+    assert found.keys() == wanted.keys() and len(rows) == len(found) > 1_000
+    assert max(abs(a / b - 1) for key in wanted for a, b in zip(found[key], wanted[key], strict=True)) < 1e-12
+
+
+def test_favourite_categories_are_those_of_pandas(retail: Home, lines: "DataFrame") -> None:
+    bought = lines[~lines.is_refund & lines.customer.notna() & lines.category.notna()]
+    counts = bought.groupby(["customer", "category"]).size().rename("lines").reset_index()
+    counts["all"] = counts.groupby("customer").lines.transform("sum")
+    counts = counts[counts["all"] >= 3].sort_values(["customer", "lines", "category"], ascending=[True, False, True])
+    best = counts.drop_duplicates("customer")
+    wanted = {row.customer: (row.category, pytest.approx(row.lines / row.all)) for row in best.itertuples()}
+    assert _by_user(retail, "select customer_id, value, confidence from tags.favourite_category") == wanted
+    assert len(wanted) > 4_000 and len({category for category, _ in wanted.values()}) > 50
 
 
 # The files that the templates name, of each service.

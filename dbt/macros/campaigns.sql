@@ -27,8 +27,3 @@
         ({{ first }} - {{ first }}_{{ near }}) * ({{ first }} - {{ first }}_{{ near }})
         + ({{ second }}_{{ far }} - {{ second }}) * ({{ second }}_{{ far }} - {{ second }}))
 {%- endmacro %}
-
-{# A ratio of two numbers; null where there is nothing to divide by. #}
-{% macro ratio(part, whole) -%}
-    cast({{ part }} as double) / cast(nullif({{ whole }}, 0) as double)
-{%- endmacro %}

@@ -1,24 +1,36 @@
 {# Customers whose records, identity or attributes changed since this model was last built; for analytics also those whose
    sessions others changed. A tag is worked out for everybody in the first build of a day, as some age by themselves, and after
-   a change of the project. A model of analytics may name more in its `meta`: `touched_by` is a table whose changed rows touch
-   their customers, `due_at` a column of its own with the moment at which a customer has to be worked out by time alone. #}
+   a change of the project. #}
 {% macro touched_customers() -%}
     {%- set layer = 'analytics' if model.fqn[1] == 'analytics' else 'unified' -%}
     select customer_id from {{ ref(layer ~ '_touched_customers') }} where {{ is_new() }}
-    {%- if is_incremental() and execute and model.config.meta.get('touched_by') %}
-    union
-    select customer_id from {{ ref(model.config.meta.get('touched_by')) }} where {{ is_new() }} and customer_id is not null
-    {%- endif %}
-    {%- if is_incremental() and execute and model.config.meta.get('due_at') %}
-    union
-    select customer_id from {{ this }} where {{ model.config.meta.get('due_at') }} <= {{ as_of() }}
-    {%- endif %}
+    {%- if is_incremental() %}{{ touched_besides() }}{% endif %}
     {%- if is_incremental() and model.fqn[1] == 'tags' %}
     union
     select customer_id from {{ ref('unified_customers') }}
     {%- if not var('project_changed', false) %}
     where not exists (select 1 from {{ this }} where cast(computed_at as date) = cast({{ as_of() }} as date))
     {%- endif %}
+    {%- endif %}
+{%- endmacro %}
+
+{# Whom else a model of analytics has to work out, by its `meta`: `touched_by` are tables whose changed rows touch their customers,
+   `touched_by_products` says that the catalogue's changed products touch whoever looked at or bought them, and `due_at` is a column
+   of its own with the moment at which a customer has to be worked out by time alone. #}
+{% macro touched_besides() -%}
+    {%- set meta = model.config.meta if execute else {} -%}
+    {%- for table in meta.get('touched_by', []) %}
+    union
+    select customer_id from {{ ref(table) }} where {{ is_new() }} and customer_id is not null
+    {%- endfor %}
+    {%- if meta.get('touched_by_products') %}
+    union
+    select customer_id from {{ ref('unified_customer_events') }}
+    where product_id in (select product_id from {{ ref('cleaned_catalog_products') }} where {{ is_new() }}) and customer_id is not null
+    {%- endif %}
+    {%- if meta.get('due_at') %}
+    union
+    select customer_id from {{ this }} where {{ meta.due_at }} <= {{ as_of() }}
     {%- endif %}
 {%- endmacro %}
 

@@ -1,7 +1,7 @@
 -- Grain: one customer whom a campaign wrote to on a channel (treated), or held out of it (control), with what became of the
 -- message and what they bought within the window after it. Fed by unified.customer_events and analytics.conversions; read by
 -- analytics.campaigns and BI. A conversion can change by itself: its margin, as a product's cost does.
-{{ config(meta={'touched_by': 'analytics_conversions'}) }}
+{{ config(meta={'touched_by': ['analytics_conversions']}) }}
 
 {%- set window = var('campaign_window_days', 7) %}
 

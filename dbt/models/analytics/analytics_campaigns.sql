@@ -1,5 +1,5 @@
--- Grain: one campaign on one channel: e-mail, text messages, or an advertising platform. How it was received, what it brought and
--- cost, and what it changed against its control group. Built whole: an aggregate; ten million members take 0.3 s. Fed by
+-- Grain: one campaign on one channel: e-mail, text messages, or an advertising platform. How it was received, what it brought
+-- and cost, and what it changed against its control group. Built whole, once a day: ten million members take 0.3 s. Fed by
 -- analytics.campaign_members, analytics.channels and cleaned.ads_spend; read by BI.
 {{ config(materialized='table') }}
 

@@ -155,5 +155,6 @@ select
     md5(concat_ws('|', event_date, channel_group, source, campaign, model)) as channel_day_id,
     final.*,
     case when cost_base > 0 then cast(revenue_base as double) / cast(cost_base as double) end as roas,
-    case when cost_base > 0 then cast(margin_base - cost_base as double) / cast(cost_base as double) end as roi
+    case when cost_base > 0 then cast(margin_base - cost_base as double) / cast(cost_base as double) end as roi,
+    {{ seq() }}
 from final

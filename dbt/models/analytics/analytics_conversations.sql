@@ -1,5 +1,5 @@
--- Grain: one conversation in which a customer said something: of the chat, an incoming call, or messages of a WeCom contact without
--- a longer pause. Fed by analytics.service_contacts; read by analytics.satisfaction and BI.
+-- Grain: one conversation in which a customer said something: of the chat, an incoming call, or messages of a WeCom contact
+-- without a longer pause. Fed by analytics.service_contacts; read by analytics.satisfaction and BI.
 {{ config(incremental_strategy='of_groups', group_column='thread_id', changed_groups='changed_threads') }}
 
 {%- set in_order = 'order by occurred_at, event_id' %}

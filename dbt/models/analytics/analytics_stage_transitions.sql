@@ -1,5 +1,5 @@
--- Grain: one month (UTC) and step of customers from one lifecycle stage to the next; (start): customers who were first seen, or
--- first bought. Built whole: an aggregate. Fed by analytics.customer_stages; read by BI.
+-- Grain: one month (UTC) and step of customers from one lifecycle stage to the next; (start): customers who were first seen,
+-- or first bought. Built whole, once a day: an aggregate. Fed by analytics.customer_stages; read by BI.
 {{ config(materialized='table') }}
 
 with steps as (
