@@ -47,6 +47,8 @@ _PLACE = {
     "witness": "one of the records that name an identifier",
     "refused_at": "when a union was first refused",
     "group_id": "one of the customers' ids",
+    "member_id": "hash of a customer's id",
+    "stage_id": "as member_id",
     **dict.fromkeys(
         ("usual", "lower", "upper", "samples", "deviation", "is_anomaly", "anomalous_since"),
         "bands come from the refreshes before",
