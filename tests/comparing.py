@@ -50,8 +50,7 @@ _PLACE = {
     "witness": "one of the records that name an identifier",
     "refused_at": "when a union was first refused",
     "group_id": "one of the customers' ids",
-    "customer_month_id": "made from the customer's id",
-    "interest_id": "as customer_month_id",
+    **dict.fromkeys(("customer_month_id", "interest_id", "member_id", "stage_id"), "made from the customer's id"),
     **dict.fromkeys(
         ("usual", "lower", "upper", "samples", "deviation", "is_anomaly", "anomalous_since"),
         "bands come from the refreshes before",
