@@ -498,7 +498,7 @@ def test_the_suite_of_figures_warns_when_a_model_gives_away_more_than_was_sold(c
 
 
 def test_a_suite_that_reads_an_unknown_saved_query_is_told_the_known_ones(company: Home) -> None:
-    with pytest.raises(OnefoldError, match="no saved query sales_by_year; did you mean sales_by_month"):
+    with pytest.raises(OnefoldError, match="no saved query sales_by_year; did you mean sales_by_mon"):
         metrics.filled_in(company, "select * from metrics.sales_by_year")
     assert metrics.filled_in(company, "select value from quality.metrics") == "select value from quality.metrics"
 
