@@ -9,7 +9,7 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
-from rows import Row, build, land_lines
+from rows import Row, build, land_lines, query
 
 from dagster_project.lib.home import Home
 
@@ -127,11 +127,6 @@ def _later(event: dict, minutes: int) -> str:
     return (datetime.fromisoformat(event["occurred_at"]) + timedelta(minutes=minutes)).isoformat()
 
 
-def _query(home: Home, sql: str) -> list[tuple]:
-    with home.connect("test") as connection:
-        return connection.execute(sql).fetchall()
-
-
 @pytest.fixture(scope="module")
 def homes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Home]:
     """The same data built at once, and in two batches, the later with what corrects the former."""
@@ -155,7 +150,7 @@ class _Paths:
 
     def __init__(self, home: Home) -> None:
         touched = defaultdict(list)
-        for customer, *touchpoint in _query(
+        for customer, *touchpoint in query(
             home, "select customer_id, occurred_at, touchpoint_id, channel_group from analytics.touchpoints order by all"
         ):
             touched[customer].append(tuple(touchpoint))
@@ -163,7 +158,7 @@ class _Paths:
         self.revenue: dict[str, Decimal] = {}
         self.times: dict[str, datetime] = {}
         bought = defaultdict(list)
-        for conversion, customer, at, revenue in _query(
+        for conversion, customer, at, revenue in query(
             home, "select conversion_id, customer_id, converted_at, revenue_base from analytics.conversions"
         ):
             since = at - timedelta(days=LOOKBACK)
@@ -202,7 +197,7 @@ def test_models_by_rule_credit_what_a_plain_loop_does(homes: tuple[Home, Home]) 
     once, _ = homes
     paths = _Paths(once)
     found = defaultdict(dict)
-    for model, conversion, touchpoint, credit, revenue in _query(
+    for model, conversion, touchpoint, credit, revenue in query(
         once, "select model, conversion_id, touchpoint_id, conversions, revenue_base from analytics.attribution"
     ):
         found[model, conversion][touchpoint] = (float(credit), float(revenue))
@@ -235,7 +230,7 @@ def test_the_shapley_value_is_that_of_all_orders_in_which_channel_groups_may_joi
     for order in orders:
         for place, player in enumerate(order):
             value[player] += worth[frozenset(order[: place + 1])] - worth[frozenset(order[:place])]
-    rows = _query(
+    rows = query(
         once,
         "select channel_group, sum(conversions), sum(revenue_base) from analytics.attribution "
         "where model = 'shapley' and touchpoint_id is not null group by channel_group",
@@ -269,14 +264,14 @@ def test_removal_effects_are_those_of_the_chain_solved_by_linear_algebra(homes: 
     met = {touch[2] for path in paths.converted.values() for touch in path}
     attributed = sum(bool(path) for path in paths.converted.values())
     revenue = float(sum(paths.revenue[c] for c, path in paths.converted.items() if path))
-    rows = _query(once, "select channel_group, removal_effect, conversions, revenue_base from analytics.removal_effects")
+    rows = query(once, "select channel_group, removal_effect, conversions, revenue_base from analytics.removal_effects")
     assert {group for group, *_ in rows} == set(groups)
     for group, effect, conversions, revenue_base in rows:
         share = effects[group] / sum(effects[known] for known in met) if group in met else 0
         assert effect == pytest.approx(effects[group], abs=1e-9), group
         assert float(conversions) == pytest.approx(attributed * share, abs=1e-6), group
         assert float(revenue_base) == pytest.approx(revenue * share, abs=1e-3), group
-    by_channels = _query(
+    by_channels = query(
         once,
         "select channel_group, sum(conversions), sum(revenue_base) from analytics.channels where model = 'markov' group by 1",
     )
@@ -286,7 +281,7 @@ def test_removal_effects_are_those_of_the_chain_solved_by_linear_algebra(homes: 
 
 def test_every_model_conserves_conversions_and_revenue_exactly(homes: tuple[Home, Home]) -> None:
     once, _ = homes
-    lost = _query(
+    lost = query(
         once,
         """
         select credited.model, conversion_id from (
@@ -298,23 +293,23 @@ def test_every_model_conserves_conversions_and_revenue_exactly(homes: tuple[Home
         """,
     )
     assert lost == []
-    (wanted,) = _query(once, "select count(*), sum(revenue_base) from analytics.conversions")
+    (wanted,) = query(once, "select count(*), sum(revenue_base) from analytics.conversions")
     for table, models in (("attribution", 7), ("channels", 8)):
-        sums = _query(once, f"select model, sum(conversions), sum(revenue_base) from analytics.{table} group by model")
+        sums = query(once, f"select model, sum(conversions), sum(revenue_base) from analytics.{table} group by model")
         assert len(sums) == models
         assert {tuple(rest) for _, *rest in sums} == {wanted}
-    costs = _query(once, "select model, sum(cost_base) from analytics.channels group by model")
-    assert {cost for _, cost in costs} == {_query(once, "select sum(cost_base) from cleaned.ads_spend")[0][0]}
+    costs = query(once, "select model, sum(cost_base) from analytics.channels group by model")
+    assert {cost for _, cost in costs} == {query(once, "select sum(cost_base) from cleaned.ads_spend")[0][0]}
 
 
 def test_any_batches_give_the_same_credits(homes: tuple[Home, Home]) -> None:
     """Customers by their oldest identifier: their ids depend on what was known before."""
 
     def of(home: Home, table: str) -> list[tuple]:
-        names = [name for name, *_ in _query(home, f"describe analytics.{table}")]
+        names = [name for name, *_ in query(home, f"describe analytics.{table}")]
         columns = ", ".join(f"t.{name}" for name in names if name not in ("customer_id", "_seq"))
         who = ", (select min(node_id) from identity.assignments as a where a.customer_id = t.customer_id)"
-        return _query(home, f"select {columns}{who if 'customer_id' in names else ''} from analytics.{table} as t order by all")
+        return query(home, f"select {columns}{who if 'customer_id' in names else ''} from analytics.{table} as t order by all")
 
     once, batches = homes
     for table in ("touchpoints", "conversions", "attribution", "transitions", "removal_effects", "channels"):

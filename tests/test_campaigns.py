@@ -2,7 +2,6 @@
 for whom only time passes; and the same for whatever batches the data comes in."""
 
 import itertools
-import json
 import math
 import random
 from collections import Counter, defaultdict
@@ -10,12 +9,9 @@ from datetime import UTC, datetime, timedelta
 from statistics import median
 
 import pytest
+from rows import Row, build, land_lines, query
 
-from dagster_project.lib import dbt
-from dagster_project.lib.contracts import load_channels
 from dagster_project.lib.home import Home
-from dagster_project.lib.ingest import ingest_channel
-from dagster_project.lib.settings import Settings
 
 START = datetime(2025, 1, 1, 8, tzinfo=UTC)
 AS_OF = datetime(2026, 2, 10, 12)
@@ -40,8 +36,6 @@ TABLES = [
     "customer_contacts",
     "key_customers",
 ]
-
-Row = tuple[str, dict]
 
 
 def _at(day: float) -> str:
@@ -177,27 +171,6 @@ def _corrections(rows: list[Row], chance: random.Random) -> list[Row]:
     )
 
 
-def _land(home: Home, name: str, rows: list[Row]) -> None:
-    for place in {place for place, _ in rows}:
-        file = home.landing / place / f"{name}.jsonl"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(json.dumps(row) + "\n" for to, row in rows if to == place))
-
-
-def _build(home: Home, as_of: datetime) -> None:
-    for channel in load_channels(home).values():
-        ingest_channel(home, channel, Settings.of(home))
-    models = [f"+analytics_{table}" for table in TABLES]
-    arguments = ["build", "--select", *models, "+tags_lifecycle", "--exclude-resource-type", "unit_test", "test"]
-    result = dbt.run(home, arguments, as_of=as_of)
-    assert result.success, dbt.failures(result)
-
-
-def _query(home: Home, sql: str) -> list[tuple]:
-    with home.connect("test") as connection:
-        return connection.execute(sql).fetchall()
-
-
 def _named(home: Home, sql: str) -> list[dict]:
     with home.connect("test") as connection:
         cursor = connection.execute(sql)
@@ -218,15 +191,15 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Home, list[li
         (home.path / "onefold.yaml").write_text(f"campaign_window_days: {WINDOW.days}\n")
     stages = []
     for home, rows, as_of in ((once, first + then, AS_OF), (batches, first, EARLIER), (batches, then, AS_OF)):
-        _land(home, as_of.isoformat(), rows)
-        _build(home, as_of)
+        land_lines(home, as_of.isoformat(), rows)
+        build(home, *(f"+analytics_{table}" for table in TABLES), "+tags_lifecycle", as_of=as_of)
         stages.append(_disagreeing(home))
     return once, batches, stages
 
 
 def _disagreeing(home: Home) -> list[tuple]:
     """Customers whose present stage is not what the tag says."""
-    return _query(
+    return query(
         home,
         "select customer_id, stages.stage, tag.value "
         "from (select * from analytics.customer_stages where left_at is null) as stages "
@@ -240,7 +213,7 @@ def _disagreeing(home: Home) -> list[tuple]:
 def _members(home: Home) -> dict[tuple, dict]:
     """Times of what happened to each (campaign, channel, customer), and the purchases in its window."""
     happened: dict[tuple, dict[str, datetime]] = defaultdict(dict)
-    for campaign, channel, customer, name, at in _query(
+    for campaign, channel, customer, name, at in query(
         home,
         "select trim(campaign_id), channel, customer_id, split_part(event_name, '_', 2), occurred_at "
         "from unified.customer_events "
@@ -250,7 +223,7 @@ def _members(home: Home) -> dict[tuple, dict]:
         times = happened[campaign, channel, customer]
         times[name] = min(at, times.get(name, at))
     bought = defaultdict(list)
-    for customer, *purchase in _query(
+    for customer, *purchase in query(
         home, "select customer_id, converted_at, revenue_base, margin_base from analytics.conversions order by converted_at"
     ):
         bought[customer].append(purchase)
@@ -398,7 +371,7 @@ def test_spend_meets_what_links_of_its_campaign_and_platform_are_credited_with(h
     }
     credited = {
         source: (conversions, revenue, margin)
-        for source, *(conversions, revenue, margin) in _query(
+        for source, *(conversions, revenue, margin) in query(
             once,
             "select source, sum(conversions), sum(revenue_base), "
             "case when count(*) = count(margin_base) then sum(margin_base) end from analytics.attribution "
@@ -426,7 +399,7 @@ def test_spend_meets_what_links_of_its_campaign_and_platform_are_credited_with(h
 
 def _orders(home: Home) -> dict[str, list[datetime]]:
     orders = defaultdict(list)
-    for customer, at in _query(
+    for customer, at in query(
         home,
         "select customer_id, occurred_at from unified.customer_events "
         "where event_name in ('order_placed', 'store_purchase') and customer_id is not null order by occurred_at",
@@ -487,7 +460,7 @@ def test_present_stages_are_those_of_the_tag_also_where_only_time_has_passed(hom
     assert len(ahead) == 2
     members = "from analytics.campaign_members"
     untouched = f"select customer_id {members} group by 1 having max(_seq) < (select max(_seq) {members})"
-    quiet = {customer for (customer,) in _query(batches, untouched)}
+    quiet = {customer for (customer,) in query(batches, untouched)}
     orders = {customer: made for customer, made in _orders(batches).items() if customer in quiet}
     assert sum(_stage(made, EARLIER) != _stage(made, AS_OF) for made in orders.values()) > 5
 
@@ -514,12 +487,12 @@ def test_transitions_are_the_months_of_the_stays(homes) -> None:
 def test_a_journey_has_the_touchpoints_of_its_lookback_in_order(homes) -> None:
     once, *_ = homes
     touched = defaultdict(list)
-    for customer, *touch in _query(
+    for customer, *touch in query(
         once, "select customer_id, occurred_at, channel_group from analytics.touchpoints order by occurred_at, touchpoint_id"
     ):
         touched[customer].append(touch)
     bought = defaultdict(list)
-    for customer, conversion, at in _query(
+    for customer, conversion, at in query(
         once,
         "select customer_id, conversion_id, converted_at from analytics.conversions where customer_id is not null order by all",
     ):
@@ -550,11 +523,11 @@ def test_a_journey_has_the_touchpoints_of_its_lookback_in_order(homes) -> None:
 def test_key_customers_are_the_top_tier_with_the_first_reason_that_fits(homes) -> None:
     once, *_ = homes
     days = timedelta(days=1)
-    vips = [c for (c,) in _query(once, "select customer_id from tags.value_tier where value = 'vip'")]
+    vips = [c for (c,) in query(once, "select customer_id from tags.value_tier where value = 'vip'")]
     bought, said = defaultdict(list), defaultdict(list)
-    for customer, *purchase in _query(once, "select customer_id, converted_at, revenue_base from analytics.conversions"):
+    for customer, *purchase in query(once, "select customer_id, converted_at, revenue_base from analytics.conversions"):
         bought[customer].append(purchase)
-    for customer, *message in _query(
+    for customer, *message in query(
         once,
         "select e.customer_id, e.occurred_at, e.event_name, e.text, m.conversation_id, m.status "
         "from unified.customer_events as e join cleaned.chat_messages as m on m.record_id = e.record_id "
@@ -593,9 +566,9 @@ def test_key_customers_are_the_top_tier_with_the_first_reason_that_fits(homes) -
 def test_nobody_acts_by_being_held_out(homes) -> None:
     once, *_ = homes
     names = "event_name in ('email_held_out', 'sms_held_out')"
-    ((held_out,),) = _query(once, f"select count(*) from unified.customer_events where {names}")
+    ((held_out,),) = query(once, f"select count(*) from unified.customer_events where {names}")
     assert held_out > 30
-    assert _query(once, f"select count(*) from analytics.customer_contacts where last_{names}") == [(0,)]
+    assert query(once, f"select count(*) from analytics.customer_contacts where last_{names}") == [(0,)]
 
 
 def test_any_batches_and_days_give_the_same_rows(homes) -> None:
@@ -603,10 +576,10 @@ def test_any_batches_and_days_give_the_same_rows(homes) -> None:
     once, batches, _ = homes
 
     def of(home: Home, table: str) -> list[tuple]:
-        names = [name for name, *_ in _query(home, f"describe analytics.{table}")]
+        names = [name for name, *_ in query(home, f"describe analytics.{table}")]
         columns = ", ".join(f"t.{name}" for name in names if name not in ("customer_id", "_seq", "member_id", "stage_id"))
         who = ", (select min(node_id) from identity.assignments as a where a.customer_id = t.customer_id)"
-        return _query(home, f"select {columns}{who if 'customer_id' in names else ''} from analytics.{table} as t order by all")
+        return query(home, f"select {columns}{who if 'customer_id' in names else ''} from analytics.{table} as t order by all")
 
     for table in TABLES:
         assert of(batches, table) == of(once, table), table

@@ -2,7 +2,6 @@
 whatever batches the data comes in."""
 
 import itertools
-import json
 import random
 from collections import Counter, defaultdict
 from datetime import UTC, date, datetime, timedelta
@@ -10,12 +9,9 @@ from decimal import Decimal
 from statistics import median
 
 import pytest
+from rows import Row, build, land_lines, query
 
-from dagster_project.lib import dbt
-from dagster_project.lib.contracts import load_channels
 from dagster_project.lib.home import Home
-from dagster_project.lib.ingest import ingest_channel
-from dagster_project.lib.settings import Settings
 
 START = datetime(2025, 3, 1, tzinfo=UTC)
 AS_OF = datetime(2025, 10, 20, 12)
@@ -28,9 +24,8 @@ NO_ACTS = {"email_sent", "email_delivered", "order_cancelled", "order_refunded"}
 TERMS = ["shoes", " Ying ", "Bags", "once", "13800138000"]
 RESTRICTED = {"expectant_mother", "sensitive_skin", "health_concern", "financial_concern"}
 MODELS = ["growth", "cohorts", "conversion", "preferences", "profile"]
+SELECTED = [f"+analytics_{model}" for model in MODELS]
 SOURCES = [{}, {}, {"utm_source": "email", "utm_medium": "email"}, {"utm_source": "baidu", "utm_medium": "cpc"}]
-
-Row = tuple[str, dict]
 
 
 def _rows(chance: random.Random) -> list[Row]:
@@ -122,28 +117,6 @@ def _at(day: float) -> str:
     return (START + timedelta(days=day)).isoformat()
 
 
-def _land(home: Home, name: str, rows: list[Row]) -> None:
-    for place in {place for place, _ in rows}:
-        file = home.landing / place / f"{name}.jsonl"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(json.dumps(row) + "\n" for to, row in rows if to == place))
-
-
-def _build(home: Home, as_of: datetime = AS_OF) -> None:
-    channels = load_channels(home)
-    for name in sorted({file.parts[-3] for file in home.landing.glob("*/*/*.jsonl")}):
-        ingest_channel(home, channels[name], Settings.of(home))
-    models = [f"+analytics_{model}" for model in MODELS]
-    arguments = ["build", "--select", *models, "--exclude-resource-type", "unit_test", "test"]
-    result = dbt.run(home, arguments, as_of=as_of, without_tests=True)
-    assert result.success, dbt.failures(result)
-
-
-def _query(home: Home, sql: str) -> list[tuple]:
-    with home.connect("test") as connection:
-        return connection.execute(sql).fetchall()
-
-
 @pytest.fixture(scope="module")
 def homes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Home]:
     """The same data built at once, and in three batches on three days, the last only with what corrects the others."""
@@ -153,11 +126,11 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Home]:
     shuffled = sorted(rows, key=lambda row: chance.random())
     half = len(rows) // 2
     once, batches = (Home(tmp_path_factory.mktemp(name) / "home").prepare() for name in ("once", "batches"))
-    _land(once, "all", rows + corrections)
-    _build(once)
+    land_lines(once, "all", rows + corrections)
+    build(once, *SELECTED, as_of=AS_OF)
     for number, part in enumerate([shuffled[:half], shuffled[half:], corrections]):
-        _land(batches, str(number), part)
-        _build(batches, AS_OF - timedelta(days=20 * (2 - number)))
+        land_lines(batches, str(number), part)
+        build(batches, *SELECTED, as_of=AS_OF - timedelta(days=20 * (2 - number)))
     return once, batches
 
 
@@ -181,20 +154,20 @@ class _Customers:
     """What each customer did by month, as a plain loop over events, visits and purchases sees it."""
 
     def __init__(self, home: Home) -> None:
-        self.known = dict(_query(home, "select customer_id, is_known from unified.customers"))
+        self.known = dict(query(home, "select customer_id, is_known from unified.customers"))
         self.acts: dict[str, Counter[date]] = defaultdict(Counter)
         self.sessions: dict[str, Counter[date]] = defaultdict(Counter)
         self.orders: dict[str, dict[date, list[tuple[Decimal, Decimal | None]]]] = defaultdict(lambda: defaultdict(list))
-        for customer, name, at in _query(
+        for customer, name, at in query(
             home, "select customer_id, event_name, occurred_at from unified.customer_events where customer_id is not null"
         ):
             if name not in NO_ACTS:
                 self.acts[customer][_month(at)] += 1
-        for customer, at in _query(
+        for customer, at in query(
             home, "select customer_id, started_at from unified.sessions where customer_id is not null and traffic = 'customer'"
         ):
             self.sessions[customer][_month(at)] += 1
-        for customer, at, revenue, margin in _query(
+        for customer, at, revenue, margin in query(
             home, "select customer_id, converted_at, revenue_base, margin_base from analytics.conversions"
         ):
             if customer:
@@ -237,7 +210,7 @@ def test_customer_months_are_those_of_a_plain_loop(homes: tuple[Home, Home]) -> 
                 sum((revenue for revenue, _ in bought), Decimal(0)),
                 _total([margin for _, margin in bought]),
             )
-    rows = _query(
+    rows = query(
         once,
         "select customer_id, month, is_known, act_count, session_count, order_count, revenue_base, margin_base "
         "from analytics.customer_months",
@@ -278,7 +251,7 @@ def test_growth_is_that_of_a_plain_loop(homes: tuple[Home, Home]) -> None:
                 sum((revenue for revenue, _ in bought), Decimal(0)),
                 _total([margin for _, margin in bought]),
             )
-    rows = _query(
+    rows = query(
         once,
         "select population, month, is_partial, customer_count, new_count, retained_count, reactivated_count, lost_count, "
         "retention_rate, churn_rate, growth_rate, quick_ratio, order_count, revenue_base, margin_base from analytics.growth",
@@ -318,7 +291,7 @@ def test_cohorts_are_those_of_a_plain_loop(homes: tuple[Home, Home]) -> None:
                     None if partial else _rate(revenue, len(members)),
                     None if partial else _rate(_total([margin for _, margin in so_far]), len(members)),
                 )
-    rows = _query(
+    rows = query(
         once,
         "select cohort_kind, cohort_month, months_since, month, is_partial, cohort_size, active_count, retention_rate, "
         "order_count, revenue_base, cumulative_revenue_base, cumulative_revenue_per_customer, cumulative_margin_per_customer "
@@ -331,14 +304,14 @@ def test_cohorts_are_those_of_a_plain_loop(homes: tuple[Home, Home]) -> None:
 
 def test_visitors_are_converted_as_a_plain_loop_says(homes: tuple[Home, Home]) -> None:
     once, _ = homes
-    known = dict(_query(once, "select customer_id, is_known from unified.customers"))
+    known = dict(query(once, "select customer_id, is_known from unified.customers"))
     first: dict[str, tuple] = {}
-    for customer, *touchpoint in _query(
+    for customer, *touchpoint in query(
         once, "select customer_id, occurred_at, touchpoint_id, channel_group from analytics.touchpoints order by all"
     ):
         first.setdefault(customer, tuple(touchpoint))
     acts = defaultdict(list)
-    for customer, name, at in _query(
+    for customer, name, at in query(
         once, "select customer_id, event_name, occurred_at from unified.customer_events order by occurred_at"
     ):
         if customer in first and at >= first[customer][0]:
@@ -371,7 +344,7 @@ def test_visitors_are_converted_as_a_plain_loop_says(homes: tuple[Home, Home]) -
             _rate(soon, len(inside)) if due else None,
             pytest.approx(median(waits)) if waits else None,
         )
-    rows = _query(
+    rows = query(
         once,
         "select month, channel_group, is_partial, visitor_count, known_count, engaged_count, buyer_count, repeat_buyer_count, "
         "known_rate, engaged_rate, buyer_rate, repeat_rate, buyer_30_day_count, buyer_30_day_rate, median_days_to_purchase "
@@ -388,12 +361,12 @@ def test_preferences_are_those_of_a_plain_loop(homes: tuple[Home, Home]) -> None
     once, _ = homes
     catalogue = {
         product: {"category": category, "brand": brand}
-        for product, category, brand in _query(once, "select product_id, category, brand from cleaned.catalog_products")
+        for product, category, brand in query(once, "select product_id, category, brand from cleaned.catalog_products")
     }
     named = {(kind, value.lower()): value for product in catalogue.values() for kind, value in product.items() if value}
     looks, searches, buys = Counter(), Counter(), defaultdict(list)
     shopped = set()
-    for customer, name, at, product, term in _query(
+    for customer, name, at, product, term in query(
         once, "select customer_id, event_name, occurred_at, product_id, search_term from unified.customer_events"
     ):
         if customer and name in LOOKS and product:
@@ -407,7 +380,7 @@ def test_preferences_are_those_of_a_plain_loop(homes: tuple[Home, Home]) -> None
             for kind in ("category", "brand"):
                 if (kind, text) in named:
                     searches[_month(at), kind, named[kind, text], customer] += 1
-    for customer, name, at, product, quantity, amount in _query(
+    for customer, name, at, product, quantity, amount in query(
         once, "select customer_id, event_name, occurred_at, product_id, quantity, amount_base from unified.purchases"
     ):
         if customer and name in PURCHASES:
@@ -434,7 +407,7 @@ def test_preferences_are_those_of_a_plain_loop(homes: tuple[Home, Home]) -> None
             _rate(len(viewers & buyers), len(viewers)),
             _rate(len(searchers & buyers), len(searchers)),
         )
-    rows = _query(
+    rows = query(
         once,
         "select month, kind, value, is_partial, viewer_count, searcher_count, buyer_count, view_count, search_count, units, "
         "revenue_base, viewer_conversion_rate, searcher_conversion_rate from analytics.preferences",
@@ -459,11 +432,11 @@ def test_profiles_are_those_of_a_plain_loop(homes: tuple[Home, Home]) -> None:
     once, _ = homes
     people = {
         customer: (orders > 0, revenue, {"gender": gender or "(none)", "age_band": _age_band(born), "loyalty_tier": "(none)"})
-        for customer, gender, born, orders, revenue in _query(
+        for customer, gender, born, orders, revenue in query(
             once, "select customer_id, gender, birth_date, order_count, revenue_base from unified.customers where is_known"
         )
     }
-    for customer, tag, value in _query(once, "select customer_id, tag, value from tags.customer_tags"):
+    for customer, tag, value in query(once, "select customer_id, tag, value from tags.customer_tags"):
         if customer in people:
             people[customer][2][tag] = value
     assert any("sensitive_skin" in values for *_, values in people.values())
@@ -489,7 +462,7 @@ def test_profiles_are_those_of_a_plain_loop(homes: tuple[Home, Home]) -> None:
                 _rate(spent, len(group)),
                 _rate(100 * spent * len(people), len(group) * revenue),
             )
-    rows = _query(
+    rows = query(
         once,
         "select dimension, value, customer_count, share, buyer_count, buyer_rate, buyer_index, revenue_base, revenue_share, "
         "revenue_per_customer, revenue_index from analytics.profile where measured_on = "
@@ -505,7 +478,7 @@ def test_any_batches_give_the_same_tables(homes: tuple[Home, Home]) -> None:
     """Customers by their oldest identifier: their ids depend on what was known before."""
 
     def of(home: Home, table: str) -> list[tuple]:
-        names = [name for name, *_ in _query(home, f"describe analytics.{table}")]
+        names = [name for name, *_ in query(home, f"describe analytics.{table}")]
         ours = ("customer_id", "customer_month_id", "interest_id", "_seq")
         columns = [f"t.{name}" for name in names if name not in ours]
         source = f"analytics.{table} as t"
@@ -514,7 +487,7 @@ def test_any_batches_give_the_same_tables(homes: tuple[Home, Home]) -> None:
             source += " join (select customer_id, min(node_id) as who from identity.assignments group by 1) using (customer_id)"
         if "measured_on" in names:
             source += f" where measured_on = '{AS_OF.date()}'"
-        return _query(home, f"select {', '.join(columns)} from {source} order by all")
+        return query(home, f"select {', '.join(columns)} from {source} order by all")
 
     once, batches = homes
     per_customer = ("customer_months", "customer_interests", "visitors")
@@ -526,9 +499,9 @@ def test_any_batches_give_the_same_tables(homes: tuple[Home, Home]) -> None:
 def test_a_profile_of_each_day_is_kept(homes: tuple[Home, Home]) -> None:
     _, batches = homes
     days = [AS_OF.date() - timedelta(days=40), AS_OF.date() - timedelta(days=20), AS_OF.date()]
-    query = "select measured_on, sum(customer_count) from analytics.profile where dimension = 'lifecycle' group by 1"
-    counts = dict(_query(batches, query))
+    measured = "select measured_on, sum(customer_count) from analytics.profile where dimension = 'lifecycle' group by 1"
+    counts = dict(query(batches, measured))
     assert sorted(counts) == days
     assert (
-        [(counts[days[2]],)] == _query(batches, "select count(*) from unified.customers where is_known") != [(counts[days[1]],)]
+        [(counts[days[2]],)] == query(batches, "select count(*) from unified.customers where is_known") != [(counts[days[1]],)]
     )

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from statistics import median
 
 import pytest
-from rows import Row, build, land_lines
+from rows import Row, build, land_lines, query
 
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.funnels import load_funnels
@@ -110,11 +110,6 @@ MODELS = ("funnels", "path_steps", "paths", "associations")
 SELECTED = [f"+analytics_{model}" for model in MODELS]
 
 
-def _query(home: Home, sql: str) -> list[tuple]:
-    with home.connect("test") as connection:
-        return connection.execute(sql).fetchall()
-
-
 @pytest.fixture(scope="module")
 def homes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Home]:
     """The same data built at once, and in two batches, the later with what corrects the former."""
@@ -136,7 +131,7 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Home]:
 def _timelines(home: Home) -> dict[str, list[tuple]]:
     """What each customer did, in order: time, id, channel, event."""
     timelines = defaultdict(list)
-    for customer, *event in _query(
+    for customer, *event in query(
         home,
         "select customer_id, occurred_at, event_id, channel, event_name from unified.customer_events "
         "where customer_id is not null and coalesce(traffic, 'customer') = 'customer' order by occurred_at, event_id",
@@ -197,7 +192,7 @@ def test_funnel_entries_are_those_of_a_plain_loop(homes: tuple[Home, Home]) -> N
         for funnel in STEPS
         for _, times in _entries(funnel, timeline)
     }
-    rows = _query(once, "select funnel, customer_id, step_1_at, step_2_at, step_3_at, step_4_at from analytics.funnel_entries")
+    rows = query(once, "select funnel, customer_id, step_1_at, step_2_at, step_3_at, step_4_at from analytics.funnel_entries")
     found = [(funnel, customer, times[0], tuple(filter(None, times))) for funnel, customer, *times in rows]
     assert len(found) == sum(len(_entries(funnel, timeline)) for timeline in _timelines(once).values() for funnel in STEPS)
     assert set(found) == wanted
@@ -209,9 +204,9 @@ def test_funnel_entries_are_those_of_a_plain_loop(homes: tuple[Home, Home]) -> N
 def test_funnel_steps_are_counted_as_in_a_plain_loop(homes: tuple[Home, Home]) -> None:
     once, _ = homes
     groups = dict(
-        _query(once, "select funnel || customer_id || step_1_at, min(channel_group) from analytics.funnel_entries group by 1")
+        query(once, "select funnel || customer_id || step_1_at, min(channel_group) from analytics.funnel_entries group by 1")
     )
-    segment_of = dict(_query(once, "select customer_id, value from tags.customer_tags where tag = 'first_channel'"))
+    segment_of = dict(query(once, "select customer_id, value from tags.customer_tags where tag = 'first_channel'"))
     entries = defaultdict(list)
     for customer, timeline in _timelines(once).items():
         for funnel, (_, times) in ((f, entry) for f in STEPS for entry in _entries(f, timeline)):
@@ -235,7 +230,7 @@ def test_funnel_steps_are_counted_as_in_a_plain_loop(homes: tuple[Home, Home]) -
                 sum(times[0] + WINDOW >= AS_OF for times in stopped),
                 pytest.approx(median(waits)) if waits else None,
             )
-    rows = _query(
+    rows = query(
         once,
         "select funnel, channel_group, segment_value, step, entry_count, reached_count, customer_count, conversion_rate, "
         "share, abandoned_count, open_count, median_seconds from analytics.funnels",
@@ -281,7 +276,7 @@ def test_edges_and_sequences_are_those_of_a_plain_loop(homes: tuple[Home, Home],
     at = Counter()
     for (place, origin, _), count in edges.items():
         at[place, origin] += count
-    rows = _query(
+    rows = query(
         once,
         "select step_number, from_step, to_step, path_count, customer_count, share "
         f"from analytics.path_steps where scope = '{scope}'",
@@ -289,7 +284,7 @@ def test_edges_and_sequences_are_those_of_a_plain_loop(homes: tuple[Home, Home],
     assert {row[:3]: row[3:] for row in rows} == {
         edge: (count, len(who[edge]), pytest.approx(count / at[edge[:2]])) for edge, count in edges.items()
     }
-    rows = _query(
+    rows = query(
         once,
         f"select sequence, path_count, share, ended_count, drop_off from analytics.paths where scope = '{scope}'",
     )
@@ -305,7 +300,7 @@ def test_rules_are_those_of_a_plain_loop_over_all_baskets(homes: tuple[Home, Hom
     once, _ = homes
     baskets = defaultdict(list)
     bought = defaultdict(set)
-    for event, product, category in _query(
+    for event, product, category in query(
         once, "select event_id, product_id, category from unified.purchases where event_name = 'order_placed'"
     ):
         bought["products", event].add(product)
@@ -323,9 +318,7 @@ def test_rules_are_those_of_a_plain_loop_over_all_baskets(homes: tuple[Home, Hom
                 confidence = both / counts[one]
                 lift = confidence / (counts[other] / len(sets))
                 wanted[kind, one, other] = (both, *map(pytest.approx, (both / len(sets), confidence, lift)))
-    rows = _query(
-        once, "select kind, antecedent, consequent, pair_count, support, confidence, lift from analytics.associations"
-    )
+    rows = query(once, "select kind, antecedent, consequent, pair_count, support, confidence, lift from analytics.associations")
     assert {row[:3]: row[3:] for row in rows} == wanted
     assert Counter(kind for kind, *_ in wanted).keys() == {"products", "categories", "behaviours"}
     assert ("behaviours", "searched", "no purchase") in wanted
@@ -335,10 +328,10 @@ def test_any_batches_give_the_same_tables(homes: tuple[Home, Home]) -> None:
     """Customers by their oldest identifier: their ids depend on what was known before."""
 
     def of(home: Home, table: str) -> list[tuple]:
-        names = [name for name, *_ in _query(home, f"describe analytics.{table}")]
+        names = [name for name, *_ in query(home, f"describe analytics.{table}")]
         columns = ", ".join(f"t.{name}" for name in names if name not in ("customer_id", "_seq"))
         who = ", (select min(node_id) from identity.assignments as a where a.customer_id = t.customer_id)"
-        return _query(home, f"select {columns}{who if 'customer_id' in names else ''} from analytics.{table} as t order by all")
+        return query(home, f"select {columns}{who if 'customer_id' in names else ''} from analytics.{table} as t order by all")
 
     once, batches = homes
     for table in ("funnel_entries", "customer_steps", *MODELS):

@@ -2,7 +2,6 @@
 same for whatever batches they come in."""
 
 import csv
-import json
 import random
 import re
 from collections import defaultdict
@@ -12,22 +11,19 @@ from statistics import median
 from zoneinfo import ZoneInfo
 
 import pytest
+from rows import Row, build, land_lines, query
 
 from bench import sentiment as bench_sentiment
 from dagster_project.lib import dbt, voice
-from dagster_project.lib.contracts import load_channels
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import PROJECT_ROOT, Home
-from dagster_project.lib.ingest import ingest_channel
 from dagster_project.lib.sentiment import Opinion, Sentiment, language_of
-from dagster_project.lib.settings import Settings
 
 START = datetime(2025, 3, 3, 2, tzinfo=UTC)  # Monday, ten o'clock in Shanghai
 AS_OF = datetime(2025, 5, 20)
+MODELS = [f"+analytics_{model}" for model in ("listening", "listening_hours", "satisfaction")]
 ZONE = ZoneInfo("Asia/Shanghai")
 OPEN_ENDED = timedelta(hours=24)
-
-Row = tuple[str, dict]
 
 
 @pytest.fixture(scope="module")
@@ -230,27 +226,6 @@ def _at(day: float) -> str:
     return (START + timedelta(days=day)).replace(microsecond=0).isoformat()
 
 
-def _land(home: Home, name: str, rows: list[Row]) -> None:
-    for place in {place for place, _ in rows}:
-        file = home.landing / place / f"{name}.jsonl"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(json.dumps(row) + "\n" for to, row in rows if to == place))
-
-
-def _build(home: Home) -> None:
-    for channel in load_channels(home).values():
-        ingest_channel(home, channel, Settings.of(home))
-    models = [f"+analytics_{model}" for model in ("listening", "listening_hours", "satisfaction")]
-    arguments = ["build", "--select", *models, "--exclude-resource-type", "unit_test", "test"]
-    result = dbt.run(home, arguments, as_of=AS_OF)
-    assert result.success, dbt.failures(result)
-
-
-def _query(home: Home, sql: str) -> list[tuple]:
-    with home.connect("test") as connection:
-        return connection.execute(sql).fetchall()
-
-
 @pytest.fixture(scope="module")
 def landed() -> tuple[list[Row], list[Row]]:
     chance = random.Random(20261122)
@@ -265,13 +240,13 @@ def homes(tmp_path_factory: pytest.TempPathFactory, landed: tuple[list[Row], lis
     once, batches = (Home(tmp_path_factory.mktemp(name) / "home").prepare() for name in ("once", "batches"))
     for home in (once, batches):
         (home.path / "onefold.yaml").write_text("default_time_zone: Asia/Shanghai\n")
-    _land(once, "all", rows + corrections)
-    _build(once)
+    land_lines(once, "all", rows + corrections)
+    build(once, *MODELS, as_of=AS_OF)
     shuffled = sorted(rows, key=lambda row: random.Random(str(row)).random())
     third = len(rows) // 3
     for number, part in enumerate([shuffled[:third], shuffled[third : 2 * third], shuffled[2 * third :] + corrections]):
-        _land(batches, str(number), part)
-        _build(batches)
+        land_lines(batches, str(number), part)
+        build(batches, *MODELS, as_of=AS_OF)
     return once, batches
 
 
@@ -422,7 +397,7 @@ def _csat(score: int | None) -> str | None:
 
 
 def test_posts_have_the_topics_and_the_sentiment_of_their_words(homes: tuple[Home, Home], truth: Truth) -> None:
-    rows = _query(homes[1], "select event_id, platform, kind, occurred_at, topics, sentiment from analytics.mentions")
+    rows = query(homes[1], "select event_id, platform, kind, occurred_at, topics, sentiment from analytics.mentions")
     wanted = {
         f"social_interactions:{m['interaction_id']}": (
             m["platform"],
@@ -449,7 +424,7 @@ def test_a_day_of_listening_counts_posts_people_and_sentiment(homes: tuple[Home,
         net = (counts[0] - counts[2]) / sum(counts) if sum(counts) else None
         people = {m["user_id"] for m in mentions if "user_id" in m}
         wanted[key] = (len(mentions), len(people), *counts, pytest.approx(net) if net is not None else None)
-    rows = _query(
+    rows = query(
         homes[1],
         "select event_date, platform, topic, mention_count, author_count, positive_count, neutral_count, negative_count, "
         "net_sentiment from analytics.listening",
@@ -478,7 +453,7 @@ def test_spikes_are_hours_far_above_the_same_hour_of_the_weeks_before(homes: tup
         return seen[hour, topic] > middle + 3.5 * spread
 
     wanted = {key: (n, negatives[key], is_spike(counts, *key), is_spike(negatives, *key)) for key, n in counts.items()}
-    rows = _query(
+    rows = query(
         homes[1],
         "select hour_at, topic, mention_count, negative_count, is_spike, is_negative_spike, spike_since "
         "from analytics.listening_hours",
@@ -497,7 +472,7 @@ def test_spikes_are_hours_far_above_the_same_hour_of_the_weeks_before(homes: tup
 
 
 def test_conversations_are_timed_rated_and_told_apart(homes: tuple[Home, Home], truth: Truth) -> None:
-    rows = _query(
+    rows = query(
         homes[1],
         "select channel, regexp_replace(thread_id, '^[a-z]+:', ''), opened_at, first_response_seconds, resolution_seconds, "
         "csat_score, is_complaint, sentiment, started_by from analytics.conversations",
@@ -546,7 +521,7 @@ def test_a_day_of_satisfaction_adds_up(homes: tuple[Home, Home], truth: Truth) -
             None,
             None,
         )
-    rows = _query(
+    rows = query(
         homes[1],
         "select event_date, channel, survey_id, nps, csat, complaint_count, conversation_count, answered_in_time, "
         "first_response_median_seconds, resolution_median_seconds from analytics.satisfaction",
@@ -558,7 +533,7 @@ def test_a_day_of_satisfaction_adds_up(homes: tuple[Home, Home], truth: Truth) -
 
 
 def test_answers_take_their_sentiment_from_ratings_before_words(homes: tuple[Home, Home], truth: Truth) -> None:
-    rows = _query(homes[1], "select response_id, question, rating, sentiment, sentiment_basis from analytics.survey_answers")
+    rows = query(homes[1], "select response_id, question, rating, sentiment, sentiment_basis from analytics.survey_answers")
     wanted = {key: (a["rating"], a["label"]) for key, a in truth.answers().items()}
     assert {tuple(row[:2]): tuple(row[2:4]) for row in rows} == wanted
     assert {row[4] for row in rows} == {"score", "text", None}
@@ -569,9 +544,9 @@ def test_any_batches_give_the_same_tables(homes: tuple[Home, Home]) -> None:
     apart = {"customer_id", "_seq", "source_seq", "previous_thread_id"}
     tables = ("mentions", "listening", "mention_hours", "listening_hours", "conversations", "survey_answers", "satisfaction")
     for table in tables:
-        columns = ", ".join(name for name, *_ in _query(once, f"describe analytics.{table}") if name not in apart)
-        query = f"select {columns} from analytics.{table} order by all"
-        assert _query(batches, query) == _query(once, query), table
+        columns = ", ".join(name for name, *_ in query(once, f"describe analytics.{table}") if name not in apart)
+        rows = f"select {columns} from analytics.{table} order by all"
+        assert query(batches, rows) == query(once, rows), table
 
 
 def test_only_new_texts_are_scored_and_a_killed_run_is_taken_up(
@@ -609,7 +584,7 @@ def test_only_new_texts_are_scored_and_a_killed_run_is_taken_up(
     seen.clear()
     score(texts[:2], seq=3_000, is_whole=True)  # a full build forgets what nobody says any more
     assert seen == []
-    assert _query(home, "select count(*), count(distinct text_id) from analytics.sentiments") == [(2, 2)]
+    assert query(home, "select count(*), count(distinct text_id) from analytics.sentiments") == [(2, 2)]
 
 
 def test_bi_sees_no_words(homes: tuple[Home, Home]) -> None:
