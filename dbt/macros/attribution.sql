@@ -11,14 +11,14 @@
     select event_id from {{ ref('unified_purchases') }} where {{ is_new() }}
 {%- endmacro %}
 
+{# Whether a conversion has to be worked out: its customer was touched, or it changed. #}
+{% macro is_conversion_due(key) -%}
+    (customer_id in ({{ touched_customers() }}) or {{ key }} in ({{ changed_conversions() }}))
+{%- endmacro %}
+
 {# Incremental strategy `conversions`: everything of a touched customer and of a changed conversion is replaced, also by nothing. #}
 {% macro get_incremental_conversions_sql(arguments) -%}
-    {%- set target = arguments['target_relation'] -%}
-    {%- set columns = get_quoted_csv(arguments['dest_columns'] | map(attribute='name')) -%}
-    -- One statement: a second would see less of the table, and take more for new.
-    delete from {{ target }}
-    where customer_id in ({{ touched_customers() }}) or conversion_id in ({{ changed_conversions() }});
-    insert into {{ target }} ({{ columns }}) select {{ columns }} from {{ arguments['temp_relation'] }}
+    {{ replace_changed(arguments, is_conversion_due('conversion_id')) }}
 {%- endmacro %}
 
 {# A share of a whole, rounded. The division is of doubles, as engines give decimals different scales. #}

@@ -8,7 +8,7 @@
 {%- set in_order = 'order by touched_at, touchpoint_id' %}
 
 with conversions as (
-    select * from {{ ref('analytics_conversions') }} where {{ is_new() }}
+    select * from {{ ref('analytics_conversions') }} {% if is_incremental() %}where {{ is_conversion_due('conversion_id') }}{% endif %}
 ),
 
 touchpoints as (

@@ -8,7 +8,7 @@ with changed as (
     from {{ ref('unified_customer_events') }}
     where {{ is_purchase('event_name') }} and {{ is_customer_traffic() }}
         {%- if is_incremental() %}
-        and (customer_id in ({{ touched_customers() }}) or event_id in ({{ changed_conversions() }}))
+        and {{ is_conversion_due('event_id') }}
         {%- endif %}
 ),
 
