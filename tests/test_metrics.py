@@ -4,7 +4,7 @@ import json
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import duckdb
@@ -21,6 +21,7 @@ from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import State
 
 Row = dict[str, Any]
+HOUR = timedelta(hours=1)
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +48,45 @@ def tables(company: Home) -> dict[str, list[Row]]:
         "sessions": "select * from unified.sessions",
         "channels": "select * from analytics.channels",
         "answers": "select * from cleaned.survey_responses",
+        "conversations": "select * from analytics.conversations",
+        "members": "select * from analytics.campaign_members",
+        "months": with_city.format("analytics.customer_months"),
+        "mentions": "select * from analytics.mentions",
         "measurements": "select * from quality.metrics",
     }
     with company.connect("test") as connection:
-        return {name: _rows(connection, query) for name, query in queries.items()}
+        read = {name: _rows(connection, query) for name, query in queries.items()}
+    return read | {"members": _with_what_shows(read["members"]), "months": _with_months_before(read["months"])}
+
+
+def _with_what_shows(members: list[Row]) -> list[Row]:
+    """Members of campaigns, with what a sender's reports say of each message."""
+    reported = {
+        column: {(m["campaign_id"].lower(), m["channel"]) for m in members if m[column]}
+        for column in ("delivered_at", "opened_at")
+    }
+    for member in members:
+        campaign = member["campaign_id"].lower(), member["channel"]
+        came = any(member[f"{what}_at"] for what in ("delivered", "opened", "clicked", "unsubscribed", "complained"))
+        not_back = bool(member["sent_at"]) and not member["bounced_at"]
+        member["is_delivered"] = came or (campaign not in reported["delivered_at"] and not_back)
+        member["has_opens"] = member["channel"] == "email" or campaign in reported["opened_at"]
+    return members
+
+
+def _with_months_before(months: list[Row]) -> list[Row]:
+    """Customers' months, with how many months ago each was there last: nothing is taken from the columns that say so."""
+    seen = defaultdict(list)
+    for row in months:
+        seen[row["customer_id"]].append(_number(row["month"]))
+    return [
+        row | {"gap": min((n - m for m in seen[row["customer_id"]] if m < (n := _number(row["month"]))), default=None)}
+        for row in months
+    ]
+
+
+def _number(month: date) -> int:
+    return month.year * 12 + month.month
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> list[Row]:
@@ -75,14 +111,47 @@ def _complete(rows: list[Row], column: str) -> bool:
 
 def _is_own(row: Row) -> bool:
     is_done_to = row["event_name"] in (
-        *("email_sent", "email_delivered", "email_bounced", "sms_sent", "sms_delivered", "sms_bounced"),
+        *("email_sent", "email_delivered", "email_bounced", "email_held_out"),
+        *("sms_sent", "sms_delivered", "sms_bounced", "sms_held_out"),
         *("message_sent", "call_made", "order_cancelled", "order_refunded"),
     )
     return row["traffic"] == "customer" and row["customer_id"] is not None and not is_done_to
 
 
-def _reached(rows: list[Row], *names: str) -> int:
-    return len({(r["channel"], r["campaign_id"], r["customer_id"]) for r in rows if r["event_name"] in names})
+def _count(rows: list[Row], *columns: str) -> int:
+    return sum(any(row[column] for column in columns) for row in rows)
+
+
+def _members(group: str, rows: list[Row]) -> list[Row]:
+    return [row for row in rows if row["member_group"] == group]
+
+
+def _rate(rows: list[Row], *columns: str) -> float | None:
+    return _ratio(_count(rows, *columns), _count(rows, "is_delivered"))
+
+
+def _converted(group: str, rows: list[Row]) -> float | None:
+    return _ratio(_count(_members(group, rows), "converted_at"), len(_members(group, rows)))
+
+
+def _awaited(rows: list[Row]) -> list[Row]:
+    return [row for row in rows if row["channel"] in ("chat", "wecom") and row["started_by"] == "customer"]
+
+
+def _in_time(rows: list[Row]) -> int:
+    return sum(row["first_reply_at"] is not None and row["first_reply_at"] - row["opened_at"] <= HOUR for row in _awaited(rows))
+
+
+def _seconds(rows: list[Row], until: str) -> list[float]:
+    return [(row[until] - row["opened_at"]).total_seconds() for row in rows if row[until] is not None]
+
+
+def _mean(values: list[float]) -> float | None:
+    return _ratio(sum(values), len(values))
+
+
+def _felt(rows: list[Row], *sentiments: str) -> int:
+    return sum(row["sentiment"] in sentiments for row in rows)
 
 
 def _customers(rows: list[Row]) -> list[Row]:
@@ -121,6 +190,11 @@ _EVENT = ("events", "occurred_at", "event__channel", None)
 _SESSION = ("sessions", "started_at", "session__device_class", None)
 _CHANNEL = ("channels", "event_date", "channel_day__channel_group", None)
 _ANSWER = ("answers", "answered_at", "survey_answer__survey", None)
+_CONVERSATION = ("conversations", "opened_at", "conversation__channel", None)
+_MEMBER = ("members", "started_at", "campaign_member__channel", None)
+_OPENABLE = ("members", "started_at", "campaign_member__channel", lambda r: r["has_opens"])
+_MENTION = ("mentions", "occurred_at", "mention__platform", None)
+_ACTIVE = ("months", "month", "customer__city", None)
 _RECORD = ("measurements", "measured_at", "measurement__channel", lambda r: r["identifier_type"] != "*")
 _TAG = ("measurements", "measured_at", "measurement__tag", lambda r: r["metric"].startswith("tag_coverage:"))
 EXPECTED: dict[str, tuple[tuple, Callable[[list[Row]], Any]]] = {
@@ -149,14 +223,29 @@ EXPECTED: dict[str, tuple[tuple, Callable[[list[Row]], Any]]] = {
         _EVENT,
         lambda rows: sum(r["amount_base"] or 0 for r in rows if r["event_name"] in ("order_refunded", "store_return")),
     ),
-    "campaign_recipients": (_EVENT, lambda rows: _reached(rows, "email_delivered", "sms_delivered")),
-    "campaign_email_recipients": (_EVENT, lambda rows: _reached(rows, "email_delivered")),
-    "campaign_openers": (_EVENT, lambda rows: _reached(rows, "email_opened")),
-    "campaign_clickers": (_EVENT, lambda rows: _reached(rows, "email_clicked", "sms_clicked")),
-    "open_rate": (_EVENT, lambda rows: _ratio(_reached(rows, "email_opened"), _reached(rows, "email_delivered"))),
-    "click_rate": (
-        _EVENT,
-        lambda rows: _ratio(_reached(rows, "email_clicked", "sms_clicked"), _reached(rows, "email_delivered", "sms_delivered")),
+    "campaign_sent": (_MEMBER, lambda rows: len(_members("treated", rows))),
+    "campaign_controls": (_MEMBER, lambda rows: len(_members("control", rows))),
+    "campaign_delivered": (_MEMBER, lambda rows: _count(rows, "is_delivered")),
+    "campaign_delivered_with_opens": (_OPENABLE, lambda rows: _count(rows, "is_delivered")),
+    "campaign_opened": (_OPENABLE, lambda rows: _count(rows, "opened_at", "clicked_at")),
+    "campaign_clicked": (_MEMBER, lambda rows: _count(rows, "clicked_at")),
+    "campaign_unsubscribed": (_MEMBER, lambda rows: _count(rows, "unsubscribed_at")),
+    "campaign_complained": (_MEMBER, lambda rows: _count(rows, "complained_at")),
+    "campaign_converted": (_MEMBER, lambda rows: _count(_members("treated", rows), "converted_at")),
+    "campaign_controls_converted": (_MEMBER, lambda rows: _count(_members("control", rows), "converted_at")),
+    "open_rate": (_OPENABLE, lambda rows: _rate(rows, "opened_at", "clicked_at")),
+    "click_rate": (_MEMBER, lambda rows: _rate(rows, "clicked_at")),
+    "unsubscribe_rate": (_MEMBER, lambda rows: _rate(rows, "unsubscribed_at")),
+    "complaint_rate": (_MEMBER, lambda rows: _rate(rows, "complained_at")),
+    "campaign_conversion_rate": (_MEMBER, lambda rows: _converted("treated", rows)),
+    "control_conversion_rate": (_MEMBER, lambda rows: _converted("control", rows)),
+    "uplift": (
+        _MEMBER,
+        lambda rows: (
+            _converted("treated", rows) - _converted("control", rows)
+            if _members("treated", rows) and _members("control", rows)
+            else None
+        ),
     ),
     "sessions": (_SESSION, lambda rows: len(_customers(rows))),
     "converted_sessions": (_SESSION, lambda rows: sum(r["is_converted"] for r in _customers(rows))),
@@ -199,6 +288,29 @@ EXPECTED: dict[str, tuple[tuple, Callable[[list[Row]], Any]]] = {
     "csat_answers": (_ANSWER, lambda rows: _answers(rows, "csat", 1, 5)),
     "satisfied_answers": (_ANSWER, lambda rows: _answers(rows, "csat", 4, 5)),
     "csat": (_ANSWER, lambda rows: _ratio(_answers(rows, "csat", 4, 5), _answers(rows, "csat", 1, 5))),
+    "conversations": (_CONVERSATION, len),
+    "complaints": (_CONVERSATION, lambda rows: _count(rows, "is_complaint")),
+    "awaited_conversations": (_CONVERSATION, lambda rows: len(_awaited(rows))),
+    "conversations_answered_in_time": (_CONVERSATION, _in_time),
+    "answered_conversations": (_CONVERSATION, lambda rows: _count(_awaited(rows), "first_reply_at")),
+    "first_response_seconds": (_CONVERSATION, lambda rows: sum(_seconds(_awaited(rows), "first_reply_at")) or None),
+    "resolved_conversations": (_CONVERSATION, lambda rows: _count(rows, "resolved_at")),
+    "resolution_seconds": (_CONVERSATION, lambda rows: sum(_seconds(rows, "resolved_at")) or None),
+    "answered_in_time": (_CONVERSATION, lambda rows: _ratio(_in_time(rows), len(_awaited(rows)))),
+    "average_first_response_seconds": (_CONVERSATION, lambda rows: _mean(_seconds(_awaited(rows), "first_reply_at"))),
+    "average_resolution_seconds": (_CONVERSATION, lambda rows: _mean(_seconds(rows, "resolved_at"))),
+    "mentions": (_MENTION, len),
+    "mentions_with_sentiment": (_MENTION, lambda rows: _count(rows, "sentiment")),
+    "positive_mentions": (_MENTION, lambda rows: _felt(rows, "positive")),
+    "negative_mentions": (_MENTION, lambda rows: _felt(rows, "negative")),
+    "net_sentiment": (
+        _MENTION,
+        lambda rows: _ratio(_felt(rows, "positive") - _felt(rows, "negative"), _count(rows, "sentiment")),
+    ),
+    "monthly_customers": (_ACTIVE, lambda rows: len({row["customer_id"] for row in rows})),
+    "new_customers": (_ACTIVE, lambda rows: sum(row["gap"] is None for row in rows)),
+    "retained_customers": (_ACTIVE, lambda rows: sum(row["gap"] == 1 for row in rows)),
+    "reactivated_customers": (_ACTIVE, lambda rows: sum((row["gap"] or 0) > 1 for row in rows)),
     "named_records": (_RECORD, lambda rows: _last(rows, "integration_rate", "denominator")),
     "integrated_records": (_RECORD, lambda rows: _last(rows, "integration_rate", "numerator")),
     "integration_rate": (
@@ -219,6 +331,7 @@ EXPECTED: dict[str, tuple[tuple, Callable[[list[Row]], Any]]] = {
     ),
 }
 _TWO_TABLES = {"net_revenue", "refund_rate"}
+_TWO_MONTHS = {"retention_rate"}
 _COLUMNS = {"survey": "survey_id"}
 
 
@@ -226,16 +339,17 @@ def _month(moment: date | None) -> date | None:
     return None if moment is None else date(moment.year, moment.month, 1)
 
 
-def _key(row: Row, time: str, dimension: str, with_model: bool) -> tuple:
-    column = dimension.rsplit("__", 1)[1]
-    value = row["metric"].split(":")[1] if column == "tag" else row[_COLUMNS.get(column, column)]
-    return (_month(row[time]), value, *([row["model"]] if with_model else []))
+def _key(row: Row, time: str, dimensions: list[str]) -> tuple:
+    return (_month(row[time]), *[_value(row, dimension.rsplit("__", 1)[1]) for dimension in dimensions])
 
 
-def _asked(home: Home, name: str, dimension: str) -> dict[tuple, Any]:
-    found = metrics.ask(home, Question((name,), (dimension,), grain="month"))
-    with_model = "channel_day__model" in (found[0] if found else {})
-    return {(row["month"], row[dimension], *([row["channel_day__model"]] if with_model else [])): row[name] for row in found}
+def _value(row: Row, column: str) -> Any:
+    return row["metric"].split(":")[1] if column == "tag" else row[_COLUMNS.get(column, column)]
+
+
+def _asked(home: Home, name: str, dimensions: list[str]) -> dict[tuple, Any]:
+    found = metrics.ask(home, Question((name,), tuple(dimensions[:1]), grain="month"))
+    return {(row["month"], *[row[dimension] for dimension in dimensions]): row[name] for row in found}
 
 
 def _same(asked: dict[tuple, Any], wanted: dict[tuple, Any]) -> None:
@@ -248,16 +362,17 @@ def _same(asked: dict[tuple, Any], wanted: dict[tuple, Any]) -> None:
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_metric_by_month_and_dimension_is_what_its_rows_add_up_to(company: Home, tables: dict, name: str) -> None:
     (table, time, dimension, counts), figure = EXPECTED[name]
-    with_model = next(m for m in metrics.catalogue(company) if m.name == name).always_by == "channel_day__model"
+    always_by = next(m for m in metrics.catalogue(company) if m.name == name).always_by
+    dimensions = list(dict.fromkeys([dimension, *always_by]))
     groups = defaultdict(list)
     for row in tables[table]:
         if counts is None or counts(row):
-            groups[_key(row, time, dimension, with_model)].append(row)
+            groups[_key(row, time, dimensions)].append(row)
     wanted = {key: figure(rows) for key, rows in groups.items()}
     if table == "measurements":  # other metrics of the same channels make no rows
         wanted = {key: value for key, value in wanted.items() if value is not None}
-    assert len({key[1] for key in wanted}) > 1, "nothing is told apart"
-    _same(_asked(company, name, dimension), wanted)
+    assert len({key[1] for key in wanted}) > 1 or counts is _OPENABLE[3], "nothing is told apart"
+    _same(_asked(company, name, dimensions), wanted)
 
 
 @pytest.mark.parametrize("name", sorted(_TWO_TABLES))
@@ -274,12 +389,83 @@ def test_what_two_tables_hold_is_brought_together_by_month_and_dimension(company
         wanted = {key: sold.get(key, 0) - given_back.get(key, 0) for key in keys}
     else:
         wanted = {key: _ratio(given_back.get(key, 0), sold.get(key)) for key in keys}
-    _same(_asked(company, name, "customer__city"), wanted)
+    _same(_asked(company, name, ["customer__city"]), wanted)
+
+
+# By metric: the column of analytics.campaigns.
+_OF_CAMPAIGNS = {f"campaign_{count}": f"{count}_count" for count in ("sent", "delivered", "opened", "clicked")} | {
+    **{f"campaign_{count}": f"{count}_count" for count in ("unsubscribed", "complained", "converted")},
+    **{name: name for name in ("open_rate", "click_rate", "unsubscribe_rate", "complaint_rate")},
+    **{"campaign_conversion_rate": "conversion_rate", "control_conversion_rate": "control_conversion_rate", "uplift": "uplift"},
+    **{"campaign_controls": "control_count", "campaign_controls_converted": "control_converted_count"},
+}
+
+
+def test_campaigns_are_as_the_report_of_campaigns_has_them(company: Home) -> None:
+    asked = metrics.ask(company, Question(tuple(_OF_CAMPAIGNS), ("campaign_id", "campaign_member__channel")))
+    with company.connect("test") as connection:
+        reported = _rows(
+            connection, "select * from analytics.campaigns where channel in ('email', 'sms') and sent_count is not null"
+        )
+    named = {(row["campaign_member__campaign_id"], row["campaign_member__channel"]): row for row in asked}
+    for name, column in _OF_CAMPAIGNS.items():
+        wanted = {(row["campaign_id"], row["channel"]): row[column] for row in reported}
+        assert any(wanted.values()), f"{column} is always nothing"
+        _same({key: row[name] for key, row in named.items()}, wanted)
+    assert {row["channel"] for row in reported} == {"email", "sms"}
+
+
+def test_service_is_as_the_report_of_satisfaction_has_it(company: Home) -> None:
+    names = ("conversations", "complaints", "answered_in_time")
+    asked = metrics.ask(company, Question(names, ("channel",), grain="day"))
+    with company.connect("test") as connection:
+        reported = _rows(connection, "select * from analytics.satisfaction where channel <> 'survey'")
+    for name, column in zip(names, ("conversation_count", "complaint_count", "answered_in_time"), strict=True):
+        wanted = {(row["event_date"], row["channel"]): row[column] for row in reported}
+        _same({(row["day"], row["conversation__channel"]): row[name] for row in asked}, wanted)
+        assert any(wanted.values())
+
+
+def test_growth_and_mentions_are_as_their_reports_have_them(company: Home) -> None:
+    names = ("monthly_customers", "new_customers", "retained_customers", "reactivated_customers")
+    asked = {row["month"]: row for row in metrics.ask(company, Question(names, grain="month"))}
+    of_platforms = ("mentions", "positive_mentions", "negative_mentions", "net_sentiment")
+    heard = metrics.ask(company, Question(of_platforms, ("platform",), grain="day"))
+    with company.connect("test") as connection:
+        grown = _rows(connection, "select * from analytics.growth where population = 'everybody' and customer_count > 0")
+        listened = _rows(connection, "select * from analytics.listening where topic = '(all)' and platform <> '(all)'")
+    for name, column in zip(names, ("customer_count", "new_count", "retained_count", "reactivated_count"), strict=True):
+        _same({month: row[name] for month, row in asked.items()}, {row["month"]: row[column] for row in grown})
+    for name, column in zip(of_platforms, ("mention_count", "positive_count", "negative_count", "net_sentiment"), strict=True):
+        wanted = {(row["event_date"], row["platform"]): row[column] for row in listened}
+        _same({(row["day"], row["mention__platform"]): row[name] for row in heard}, wanted)
+    assert len(grown) > 2 and len(listened) > 10
+
+
+def test_the_retention_rate_is_of_those_who_were_there_in_the_month_before(company: Home, tables: dict) -> None:
+    there = defaultdict(set)
+    for row in tables["months"]:
+        there[row["city"], _number(row["month"])].add(row["customer_id"])
+    now = _number(metrics.ask(company, Question(("monthly_customers",), grain="month"))[-1]["month"])
+    wanted = {}
+    for city, month in there.keys() | {(city, month + 1) for city, month in there if month < now}:
+        before = there.get((city, month - 1), set())
+        day = date((month - 1) // 12, (month - 1) % 12 + 1, 1)
+        wanted[day, city] = _ratio(len(before & there.get((city, month), set())), len(before))
+    assert any(0 < (rate or 0) < 1 for rate in wanted.values())
+    _same(_asked(company, "retention_rate", ["customer__city"]), wanted)
+    with company.connect("test") as connection:
+        grown = _rows(
+            connection, "select * from analytics.growth where population = 'everybody' and retention_rate is not null"
+        )
+    found = {row["month"]: row["retention_rate"] for row in metrics.ask(company, Question(("retention_rate",), grain="month"))}
+    _same({row["month"]: found[row["month"]] for row in grown}, {row["month"]: row["retention_rate"] for row in grown})
+    assert grown
 
 
 def test_every_metric_is_compared_and_tells_its_reader_what_it_is(company: Home) -> None:
     found = metrics.catalogue(company)
-    assert {metric.name for metric in found} == EXPECTED.keys() | _TWO_TABLES
+    assert {metric.name for metric in found} == EXPECTED.keys() | _TWO_TABLES | _TWO_MONTHS
     for metric in found:
         assert metric.label and metric.label_zh and metric.description.endswith(".") and metric.owner.startswith("team:")
         assert metric.unit in metrics.UNITS and metric.dimensions
@@ -290,10 +476,29 @@ def test_every_metric_is_compared_and_tells_its_reader_what_it_is(company: Home)
 DAY = datetime(2026, 3, 1)
 
 
-def _survey(question: str, scores: list[float | None]) -> tuple[str, list[Row]]:
-    return "cleaned.survey_responses", [
-        {"record_id": str(n), "survey_id": "s", "question": question, "score": score, "answered_at": DAY}
-        for n, score in enumerate(scores)
+def _survey(measure: str, *groups: str | None) -> tuple[str, list[Row]]:
+    return "analytics.survey_answers", [
+        {"measure": measure, "rating": None if group is None else 1.0, "rating_group": group, "answered_at": DAY}
+        for group in groups
+    ]
+
+
+def _sent(*rows: tuple[str, str, str]) -> tuple[str, list[Row]]:
+    """Members of campaigns: campaign, channel, and what was reported of the message."""
+    steps = ("sent", "held_out", "delivered", "bounced", "opened", "clicked", "unsubscribed", "complained", "converted")
+    return "analytics.campaign_members", [
+        {"campaign_id": campaign, "channel": channel, "started_at": DAY - timedelta("early" in reported.split())}
+        | {"member_group": "control" if "held_out" in reported.split() else "treated"}
+        | {f"{step}_at": DAY if step in reported.split() else pandas.NaT for step in steps}
+        for campaign, channel, reported in rows
+    ]
+
+
+def _talked(*rows: tuple[str, str, float | None]) -> tuple[str, list[Row]]:
+    names = ("channel", "started_by", "first_response_seconds")
+    return "analytics.conversations", [
+        dict(zip(names, row, strict=True)) | {"opened_at": DAY, "first_reply_at": pandas.NaT if row[2] is None else DAY}
+        for row in rows
     ]
 
 
@@ -325,12 +530,67 @@ def _measured(*rows: tuple[int, str, str, str, int, int]) -> tuple[str, list[Row
 # All by hand, from the formulas of the measures.
 BY_HAND = {
     "nps: three promoters less one detractor of five": (
-        *("nps", None, _survey("nps", [10, 9, 9, 7, 6])),
+        *("nps", None, _survey("nps", "promoter", "promoter", "promoter", "passive", "detractor")),
         (3 - 1) / 5,
     ),
-    "nps: 8 is neither, a score outside no answer": ("nps", None, _survey("NPS", [8, 7, 11, -1, None]), 0.0),
-    "nps: without answers there is none": ("nps", None, _survey("csat", [5]), None),
-    "csat: two of four are satisfied": ("csat", None, _survey("csat", [5, 4, 3, 1, 0]), 2 / 4),
+    "nps: a passive is neither, a score outside no answer": ("nps", None, _survey("nps", "passive", "passive", None), 0.0),
+    "nps: without answers there is none": ("nps", None, _survey("csat", "satisfied"), None),
+    "csat: two of four are satisfied": (
+        *("csat", None, _survey("csat", "satisfied", "satisfied", "not satisfied", "not satisfied", None)),
+        2 / 4,
+    ),
+    "answered in time: one of three; who calls, or was written to, waits for nothing": (
+        *("answered_in_time", None),
+        _talked(*(("chat", "customer", s) for s in (3600, 3600.5, None)), ("call", "customer", None), ("wecom", "company", 9)),
+        1 / 3,
+    ),
+    "first response: 3600 and 100 seconds": (
+        *("average_first_response_seconds", None),
+        _talked(*(("chat", "customer", s) for s in (3600, 100, None)), ("wecom", "company", 9)),
+        (3600 + 100) / 2,
+    ),
+    "delivered: a click shows it, and a bounce before counts no more": (
+        *("campaign_delivered", None),
+        _sent(*(("a", "email", f"sent {s}") for s in ("delivered", "delivered opened", "bounced clicked", "", "bounced"))),
+        3,
+    ),
+    "delivered: what is reported of other days says that deliveries are reported": (
+        *("campaign_delivered", "started_at >= '2026-03-01'"),
+        _sent(("a", "email", "early sent delivered"), ("a", "email", "sent"), ("b", "email", "sent")),
+        1,
+    ),
+    "open rate: without reports of delivery three of four came; one opened and one clicked": (
+        *("open_rate", None),
+        _sent(*(("a", "email", f"sent {s}") for s in ("", "opened", "clicked", "bounced")), ("a", "email", "held_out")),
+        2 / 3,
+    ),
+    "open rate: nobody sees text messages opened": ("open_rate", None, _sent(("a", "sms", "sent clicked")), None),
+    "open rate: of text messages in the campaign that reports one, in whatever capitals": (
+        *("open_rate", None, _sent(("a", "sms", "sent opened"), ("A", "sms", "sent"), ("b", "sms", "sent clicked"))),
+        1 / 2,
+    ),
+    "click rate: of those whom it reached": (
+        *("click_rate", None, _sent(("a", "sms", "sent clicked"), ("a", "sms", "sent"), ("a", "sms", "sent bounced"))),
+        1 / 2,
+    ),
+    "uplift: two of five less one of four": (
+        *("uplift", None),
+        _sent(
+            *[("a", "email", "sent converted")] * 2,
+            *[("A", "email", "sent")] * 3,
+            *[("a", "email", "held_out converted"), *[("a", "email", "held_out")] * 3],
+        ),
+        2 / 5 - 1 / 4,
+    ),
+    "uplift: without a control group there is none": ("uplift", None, _sent(("a", "email", "sent converted")), None),
+    "net sentiment: three good less one bad of five": (
+        *("net_sentiment", None),
+        (
+            "analytics.mentions",
+            [{"sentiment": s, "occurred_at": DAY} for s in (*["positive"] * 3, "negative", "neutral", None)],
+        ),
+        (3 - 1) / 5,
+    ),
     "roas: 300 for 100": ("roas", "model = 'last'", _credited(("Paid Search", 300, 150, 100)), 300 / 100),
     "roi: a margin of 150 for 100": ("roi", "model = 'last'", _credited(("Paid Search", 300, 150, 100)), (150 - 100) / 100),
     "roi: nothing is guessed": (
@@ -436,6 +696,7 @@ def test_days_and_conditions_limit_what_is_counted(company: Home, tables: dict) 
         (Question(("revenue",), where="city in (select city from unified.customers)"), "select is no dimension"),
         (Question(("revenue",), where="city > 5"), "--where 'city > 5': Binder Error"),
         (Question(("revenue",), where="city >"), "--where 'city >': Parser Error"),
+        (Question(("retention_rate",)), "retention_rate compares a period with an earlier one; give a grain, as month"),
         (Question(("revenue",), grain="fortnight"), "a grain is one of day, week"),
         (Question(("revenue",), since=date(2026, 2, 1), until=date(2026, 1, 1)), "since 2026-02-01 is after until 2026-01-01"),
     ],
@@ -459,7 +720,7 @@ def test_nothing_served_says_how_to_serve(new_home: Callable[[], Home], company:
 
 def test_saved_queries_are_views_of_both_served_files(company: Home) -> None:
     saved = metrics.saved_queries(company)
-    assert {query.name for query in saved} >= {"customers", "sales_by_month", "channels_by_month", "matching"}
+    assert {query.name for query in saved} >= {"customers", "campaigns", "satisfaction_by_month", "matching"}
     with company.connect("test") as connection:
         computed = {query.name: connection.execute(f"from ({query.sql}) order by all").fetchall() for query in saved}
     for file in ("onefold.duckdb", "onefold_private.duckdb"):

@@ -396,7 +396,10 @@ def _parse(variables: str, fingerprint: str, home: Home) -> Any:
 
     if (variables, fingerprint) not in _parsed:
         os.environ["ONEFOLD_HOME"] = str(home.path)  # read by profiles.yml
-        result = dbtRunner().invoke([*_QUIET, "parse", *_folders(home), "--vars", variables])
+        arguments = [*_QUIET, "parse", *_folders(home), "--vars", variables]
+        result = dbtRunner().invoke(arguments)
+        if not result.success:  # what moved to another file is there twice for dbt, which reads only files that changed
+            result = dbtRunner().invoke([*arguments, "--no-partial-parse"])
         DuckDBConnectionManager.close_all_connections()
         if not result.success:
             raise OnefoldError(f"the dbt project does not parse: {result.exception}")

@@ -39,7 +39,8 @@ class Metric:
     owner: str
     unit: str
     kind: str  # simple, ratio, derived
-    always_by: str | None  # a dimension over whose values it must not be added up
+    always_by: tuple[str, ...]  # dimensions over whose values it must not be added up
+    looks_back: bool  # compares periods, and needs a grain
     dimensions: tuple[str, ...]  # by which it can be split or filtered
 
 
@@ -99,7 +100,8 @@ class _Layer:
             meta.get("owner", ""),
             meta.get("unit", ""),
             metric["type"],
-            meta.get("always_by"),
+            tuple(meta.get("always_by", ())),
+            any(part.get("offset_window") or part.get("offset_to_grain") for part in metric["type_params"]["metrics"] or []),
             tuple(self.dimensions([metric["name"]])),
         )
 
@@ -145,9 +147,9 @@ def require_described(home: Home) -> int:
             raise OnefoldError(f"metric {metric.name}: {', '.join(missing)} is missing; add it in dbt/models/semantic/")
         if metric.unit not in UNITS:
             raise OnefoldError(f"metric {metric.name}: config.meta.unit is one of {', '.join(UNITS)}, not {metric.unit}")
-        if metric.always_by and metric.always_by not in metric.dimensions:
+        if unknown := [name for name in metric.always_by if name not in metric.dimensions]:
             raise OnefoldError(
-                f"metric {metric.name}: config.meta.always_by names {metric.always_by}, which is no dimension of it; "
+                f"metric {metric.name}: config.meta.always_by names {', '.join(unknown)}, which is no dimension of it; "
                 f"it has {', '.join(metric.dimensions)}"
             )
     return len(layer.metrics)
@@ -173,8 +175,9 @@ def sql(home: Home, question: Question) -> str:
     by = [_dimension(name, available, question.metrics) for name in question.by]
     where, filtered = _condition(question.where, available, question.metrics)
     for metric in (layer.metrics[name] for name in question.metrics):
-        if metric.always_by and metric.always_by not in {*by, *filtered}:
-            by.append(_dimension(metric.always_by, available, question.metrics))
+        if metric.looks_back and not question.grain:
+            raise OnefoldError(f"{metric.name} compares a period with an earlier one; give a grain, as month")
+        by += [_dimension(name, available, question.metrics) for name in metric.always_by if name not in {*by, *filtered}]
     groups = list(dict.fromkeys(([f"metric_time__{question.grain}"] if question.grain else []) + by))
     # MetricFlow's own limits of time reach from 2000 to 2040, and grow to whole periods of the grain.
     day = "{{ TimeDimension('metric_time', 'day') }}"
