@@ -44,6 +44,7 @@ PARTED = {
     "analytics.survey_answers": "answered_at",
     "analytics.campaign_members": "started_at",
     "analytics.journeys": "converted_at",
+    "analytics.funnel_entries": "step_1_at",
 }
 
 
