@@ -1,6 +1,7 @@
 """The shape of the project: assets, layers and their borders."""
 
 import json
+import re
 from pathlib import Path
 
 import dagster as dg
@@ -91,6 +92,16 @@ def test_every_model_is_described_and_its_key_tested(manifest: dict) -> None:
             assert node["description"], name
             if node["config"]["materialized"] != "view":
                 assert name in tested, f"{name} has no test"
+
+
+def test_every_shipped_tag_has_names_and_a_description_in_both_languages(manifest: dict) -> None:
+    tags = [n for n in manifest["nodes"].values() if n["resource_type"] == "model" and "display_name_en" in n["config"]["meta"]]
+    assert len(tags) >= 30
+    for tag in tags:
+        meta = tag["config"]["meta"]
+        assert tag["description"] and meta["display_name_en"].isascii(), tag["name"]
+        for key in ("display_name_zh", "description_zh"):
+            assert re.search("[一-鿿]", meta[key]), (tag["name"], key)
 
 
 def test_every_suite_judges_an_asset_that_exists(loaded: dg.Definitions) -> None:

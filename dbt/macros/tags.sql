@@ -72,7 +72,7 @@
         if meta.get(key, values[0]) not in values -%}
         {{ exceptions.raise_compiler_error(model ~ ": config.meta." ~ key ~ " is " ~ values | join(" or ") ~ ", not " ~ meta[key]) }}
     {%- endfor -%}
-    {%- set usual = {'version': 1, 'sensitivity': 'normal', 'refresh': 'continuous', 'retention_days': 730} -%}
+    {%- set usual = {'description_zh': '', 'version': 1, 'sensitivity': 'normal', 'refresh': 'continuous', 'retention_days': 730} -%}
     {{ return(dict(usual, **dict(meta, description=node.description))) }}
 {%- endmacro %}
 

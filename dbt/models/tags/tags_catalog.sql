@@ -13,6 +13,7 @@ with described as (
         '{{ meta.kind }}' as kind,
         '{{ meta.owner }}' as owner,
         '{{ meta.description | replace("'", "''") }}' as description,
+        '{{ meta.description_zh | replace("'", "''") }}' as description_zh,
         {{ meta.version or 1 }} as version,
         '{{ meta.sensitivity }}' as sensitivity,
         '{{ meta.refresh }}' as refresh,
@@ -86,7 +87,8 @@ select
     counted.computed_at,
     cast(described.audience_count as bigint) as audience_count,
     described.audience_count = 0 as is_unused,
-    described.refresh
+    described.refresh,
+    described.description_zh
 from described
 cross join known
 left join counted on counted.tag = described.tag
