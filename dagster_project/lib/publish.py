@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from dagster_project.lib import dbt
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home, transaction
 from dagster_project.lib.ingest import next_sequence
@@ -87,7 +88,8 @@ def audiences(manifest: dict[str, Any]) -> list[Audience]:
         purpose = exposure["config"].get("meta", {}).get("purpose")
         if not purpose:
             raise OnefoldError(f"{place}: config.meta.purpose is missing; say what consent is asked for, such as marketing")
-        reads = frozenset(f"{n['schema']}/{n['alias']}" for n in _ancestors(manifest, models[0]))
+        nodes = (manifest["nodes"][n] for n in {models[0], *dbt.ancestors(manifest, models[0])} if n.startswith("model."))
+        reads = frozenset(f"{node['schema']}/{node['alias']}" for node in nodes)
         label = exposure["label"] or exposure["name"]
         owner = exposure["owner"]["email"]
         found.append(Audience(exposure["name"], label, exposure["description"], owner, purpose, reads))
@@ -260,14 +262,3 @@ def _deliver(home: Home, connection, audience: Audience) -> list[Path]:
         log.info("%s: version %d, %d changes", audience.name, version, len(rows))
         files.append(file)
     return files
-
-
-def _ancestors(manifest: dict[str, Any], unique_id: str) -> list[dict[str, Any]]:
-    seen, waiting = {}, [unique_id]
-    while waiting:
-        current = waiting.pop()
-        if current in seen or not current.startswith("model."):
-            continue
-        seen[current] = manifest["nodes"][current]
-        waiting += manifest["parent_map"][current]
-    return list(seen.values())
