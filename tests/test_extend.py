@@ -264,7 +264,7 @@ def test_a_predicted_tag_of_daily_refresh_follows_the_uploaded_scores_once_a_day
     assert done.returncode == 0, done.stdout + done.stderr
     first = [("churn", "possible", 0.25), ("churn", "likely", 0.5)]
     assert asked(found) == first
-    assert asked("select refresh from tags.catalog where tag = 'churn'") == [("daily",)]
+    assert asked("select cadence from tags.catalog where tag = 'churn'") == [("daily",)]
     land("2", "user_id,u2,churn_model,0.7,2026-10-09\n")
     assert _onefold(project, "ingest", "refresh --as-of 2026-10-10T18:00:00").returncode == 0
     assert asked(found) == first  # that day it was worked out

@@ -16,7 +16,7 @@ with described as (
         '{{ meta.description_zh | replace("'", "''") }}' as description_zh,
         {{ meta.version or 1 }} as version,
         '{{ meta.sensitivity }}' as sensitivity,
-        '{{ meta.refresh }}' as refresh,
+        '{{ meta.refresh }}' as cadence,
         {{ meta.retention_days or 0 }} as retention_days,
         {{ audiences | length }} as audience_count
     {{ 'union all' if not loop.last }}
@@ -87,7 +87,7 @@ select
     counted.computed_at,
     cast(described.audience_count as bigint) as audience_count,
     described.audience_count = 0 as is_unused,
-    described.refresh,
+    described.cadence,
     described.description_zh
 from described
 cross join known
