@@ -170,12 +170,28 @@ def test_a_channel_a_tag_and_an_audience_are_yaml_and_sql(project: Path) -> None
     assert (home / "deliveries/kiosk_visitors/v000001.csv").exists()
 
 
-def test_a_tag_is_tried_adopted_and_retired(project: Path) -> None:
+def test_tags_are_tried_adopted_worked_out_daily_and_retired(project: Path) -> None:
     home = project / "home"
+
+    def land_scores(name: str, rows: str) -> None:
+        header = "identifier_type,identifier_value,attribute,value,as_of\n"
+        _write(home / f"landing/external/attributes/{name}.csv", header + rows)
+
+    def asked(query: str) -> list[tuple]:
+        with duckdb.connect(str(home / "onefold.duckdb")) as warehouse:
+            return warehouse.execute(query).fetchall()
+
     _write(
         home / "landing/web/events/a.csv",
         "event_id,event_name,occurred_at,user_id\n"
-        + "".join(f"e{n},searched,2026-10-0{n + 1}T10:00:00Z,u{n % 2}\n" for n in range(5)),
+        + "".join(f"e{n},searched,2026-10-0{n + 1}T10:00:00Z,u{n % 2}\n" for n in range(5))
+        + "".join(f"f{n},searched,2026-10-01T10:00:00Z,v{n}\n" for n in range(5)),
+    )
+    # Of two scores of one customer the later counts; one below all tiers, an old one and no number give none.
+    land_scores(
+        "1",
+        "user_id,v0,churn_model,0.9,2026-10-01\nuser_id,v0,churn_model,0.25,2026-10-08\nuser_id,v1,churn_model,5e-1,2026-10-08\n"
+        "user_id,v2,churn_model,0.1,2026-10-08\nuser_id,v3,churn_model,0.9,2026-09-01\nuser_id,v4,churn_model,high,2026-10-08\n",
     )
     assert _onefold(project, "ingest", "refresh --as-of 2026-10-10").returncode == 0
     model = project / "dbt/models/tags/tags_searcher.sql"
@@ -191,15 +207,10 @@ def test_a_tag_is_tried_adopted_and_retired(project: Path) -> None:
     tried = _onefold(project, "tag preview searcher --json")
     assert tried.returncode == 0, tried.stdout + tried.stderr
     found = json.loads(tried.stdout)
-    assert (
-        found["summary"]["known_customers_with_it"] == found["summary"]["gain_it"] == 1 and found["summary"]["coverage"] == 0.5
-    )
+    assert found["summary"]["known_customers_with_it"] == found["summary"]["gain_it"] == 1
+    assert found["summary"]["coverage"] == pytest.approx(1 / 7, abs=1e-4)
     assert [(row["value"], row["mean_number"]) for row in found["values"]] == [("often", 3.0)]
     assert "tags_unheard_of.sql" in _onefold(project, "tag preview unheard_of").stderr
-
-    def asked(query: str) -> list[tuple]:
-        with duckdb.connect(str(home / "onefold.duckdb")) as warehouse:
-            return warehouse.execute(query).fetchall()
 
     history = (
         "select value, previous_value, cast(valid_from as date)::varchar, valid_to is null from tags.history "
@@ -207,74 +218,42 @@ def test_a_tag_is_tried_adopted_and_retired(project: Path) -> None:
     )
     built = "select 1 from duckdb_tables() where schema_name = 'tags' and table_name = 'searcher'"
     assert asked(history) == [] and asked(built) == []  # nothing was written
+
+    churn = project / "dbt/models/tags/tags_churn.sql"
+    _write(
+        churn,
+        "-- Grain: one customer with a churn score.\n\n"
+        "{{ predicted_tag('churn', score='churn_model', tiers={'likely': 0.5, 'possible': 0.2}, days=30) }}",
+    )
+    daily = "{owner: team:us, kind: predicted, display_name_en: Churn, display_name_zh: 流失, refresh: hourly}"
+    said = churn.with_suffix(".yml")
+    _write(said, f"models:\n  - name: tags_churn\n    description: Churn.\n    config: {{meta: {daily}}}\n")
+    refused = _onefold(project, "refresh --as-of 2026-10-11")
+    assert refused.returncode != 0
+    assert "config.meta.refresh is continuous or daily, not hourly" in refused.stderr.replace("\n", "")
+    _write(said, said.read_text().replace("hourly", "daily"))
     assert _onefold(project, "refresh --as-of 2026-10-11").returncode == 0
     assert asked(history) == [("often", None, "2026-10-11", True)] and asked(built) == [(1,)]
+    scores = "select value, number_value from tags.customer_tags where tag = 'churn' order by number_value"
+    first = [("possible", 0.25), ("likely", 0.5)]
+    assert asked(scores) == first and asked("select cadence from tags.catalog where tag = 'churn'") == [("daily",)]
+    land_scores("2", "user_id,v2,churn_model,0.7,2026-10-09\n")
+    assert _onefold(project, "ingest", "refresh --as-of 2026-10-11T18:00:00").returncode == 0
+    assert asked(scores) == first  # that day it was worked out
 
     _write(
         model,
-        "-- Grain: one customer who searched.\n\n{{ event_metric_tag('searcher', events=['searched'], tiers={'ever': 1}) }}",
+        "-- Grain: one customer who searched.\n\n{{ event_metric_tag('searcher', events=['searched'], tiers={'ever': 3}) }}",
     )
     assert _onefold(project, "refresh --as-of 2026-10-12").returncode == 0
-    assert asked(history) == [
-        ("ever", "often", "2026-10-12", True),
-        ("ever", None, "2026-10-12", True),
-        ("often", None, "2026-10-11", False),
-    ]
+    assert asked(history) == [("ever", "often", "2026-10-12", True), ("often", None, "2026-10-11", False)]
+    assert asked(scores) == [*first, ("likely", 0.7)]
     model.unlink()
     model.with_suffix(".yml").unlink()
     done = _onefold(project, "refresh --as-of 2026-10-14")
     assert done.returncode == 0, done.stdout + done.stderr
     assert asked(built) == [] and asked("select 1 from tags.customer_tags where tag = 'searcher'") == []
     assert {is_open for *_, is_open in asked(history)} == {False}
-
-
-def test_a_predicted_tag_of_daily_refresh_follows_the_uploaded_scores_once_a_day(project: Path) -> None:
-    home = project / "home"
-
-    def land(name: str, rows: str) -> None:
-        header = "identifier_type,identifier_value,attribute,value,as_of\n"
-        _write(home / f"landing/external/attributes/{name}.csv", header + rows)
-
-    _write(
-        home / "landing/web/events/a.csv",
-        "event_id,event_name,occurred_at,user_id\n" + "".join(f"e{n},searched,2026-10-01T10:00:00Z,u{n}\n" for n in range(5)),
-    )
-    model = project / "dbt/models/tags/tags_churn.sql"
-    _write(
-        model,
-        "-- Grain: one customer with a churn score.\n\n"
-        "{{ predicted_tag('churn', score='churn_model', tiers={'likely': 0.5, 'possible': 0.2}, days=30) }}",
-    )
-    described = "{owner: team:us, kind: predicted, display_name_en: Churn, display_name_zh: 流失, refresh: daily}"
-    said = model.with_suffix(".yml")
-    _write(said, f"models:\n  - name: tags_churn\n    description: Churn.\n    config: {{meta: {described}}}\n")
-    # Of two scores of one customer the later counts; one below all tiers, an old one and no number give none.
-    land(
-        "1",
-        "user_id,u0,churn_model,0.9,2026-10-01\nuser_id,u0,churn_model,0.25,2026-10-08\nuser_id,u1,churn_model,5e-1,2026-10-08\n"
-        "user_id,u2,churn_model,0.1,2026-10-08\nuser_id,u3,churn_model,0.9,2026-09-01\nuser_id,u4,churn_model,high,2026-10-08\n",
-    )
-    found = "select tag, value, number_value from tags.customer_tags where tag = 'churn' order by number_value"
-
-    def asked(query: str) -> list[tuple]:
-        with duckdb.connect(str(home / "onefold.duckdb")) as warehouse:
-            return warehouse.execute(query).fetchall()
-
-    done = _onefold(project, "ingest", "refresh --as-of 2026-10-10T06:00:00")
-    assert done.returncode == 0, done.stdout + done.stderr
-    first = [("churn", "possible", 0.25), ("churn", "likely", 0.5)]
-    assert asked(found) == first
-    assert asked("select cadence from tags.catalog where tag = 'churn'") == [("daily",)]
-    land("2", "user_id,u2,churn_model,0.7,2026-10-09\n")
-    assert _onefold(project, "ingest", "refresh --as-of 2026-10-10T18:00:00").returncode == 0
-    assert asked(found) == first  # that day it was worked out
-    assert _onefold(project, "refresh --as-of 2026-10-11T06:00:00").returncode == 0
-    assert asked(found) == [*first, ("churn", "likely", 0.7)]
-
-    _write(said, said.read_text().replace("daily", "hourly"))
-    refused = _onefold(project, "refresh --as-of 2026-10-12")
-    assert refused.returncode != 0
-    assert "config.meta.refresh is continuous or daily, not hourly" in refused.stderr.replace("\n", "")
 
 
 def test_a_wrong_channel_is_refused_before_anything_runs(project: Path) -> None:
