@@ -231,7 +231,7 @@ def test_a_full_disk_is_named_and_once_there_is_space_the_same_command_heals(
 ) -> None:
     home = stages.home
     shutil.rmtree(home.path, ignore_errors=True)
-    with small_disk(home.path, 256):
+    with small_disk(home.path, 512):
         shutil.copytree(stages.before[command], home.path, symlinks=True, dirs_exist_ok=True)
         filler = home.path / "filler"
         with filler.open("wb") as handle:
