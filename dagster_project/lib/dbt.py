@@ -227,7 +227,7 @@ def compile_for_spark(home: Home) -> list[Statement]:
     # Its own folder: dbt parses only what changed, as long as the target is the same.
     common[common.index(str(target(home)))] = str(target(home) / "spark")
     with _LOCK, _unconnected_spark():
-        parsed = dbtRunner().invoke([*_QUIET, "parse", *common])
+        parsed = _parsed_by_dbt(common)
         if not parsed.success:
             raise OnefoldError(f"the dbt project does not parse for Spark: {parsed.exception}")
         statements = []
@@ -392,19 +392,25 @@ _parsed: dict[tuple[str, str], Any] = {}
 
 def _parse(variables: str, fingerprint: str, home: Home) -> Any:
     from dbt.adapters.duckdb.connections import DuckDBConnectionManager
-    from dbt.cli.main import dbtRunner
 
     if (variables, fingerprint) not in _parsed:
         os.environ["ONEFOLD_HOME"] = str(home.path)  # read by profiles.yml
-        arguments = [*_QUIET, "parse", *_folders(home), "--vars", variables]
-        result = dbtRunner().invoke(arguments)
-        if not result.success:  # what moved to another file is there twice for dbt, which reads only files that changed
-            result = dbtRunner().invoke([*arguments, "--no-partial-parse"])
+        result = _parsed_by_dbt([*_folders(home), "--vars", variables])
         DuckDBConnectionManager.close_all_connections()
         if not result.success:
             raise OnefoldError(f"the dbt project does not parse: {result.exception}")
         _parsed[variables, fingerprint] = result.result
     return _parsed[variables, fingerprint]
+
+
+def _parsed_by_dbt(arguments: list[str]) -> Any:
+    from dbt.cli.main import dbtRunner
+
+    command = [*_QUIET, "parse", *arguments]
+    result = dbtRunner().invoke(command)
+    if not result.success:  # what moved to another file is there twice for dbt, which reads only files that changed
+        result = dbtRunner().invoke([*command, "--no-partial-parse"])
+    return result
 
 
 def target(home: Home) -> Path:
