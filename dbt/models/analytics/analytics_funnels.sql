@@ -83,7 +83,7 @@ select
     cast(entry_count as bigint) as entry_count,
     cast(reached_count as bigint) as reached_count,
     cast(customer_count as bigint) as customer_count,
-    cast(reached_count as double) / cast(nullif(before_count, 0) as double) as conversion_rate,
+    {{ ratio('reached_count', 'before_count') }} as conversion_rate,
     cast(reached_count as double) / cast(entry_count as double) as share,
     cast(stopped_count - open_count as bigint) as abandoned_count,
     cast(open_count as bigint) as open_count,

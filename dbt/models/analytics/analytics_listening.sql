@@ -34,8 +34,7 @@ select
     cast(positive_count as bigint) as positive_count,
     cast(neutral_count as bigint) as neutral_count,
     cast(negative_count as bigint) as negative_count,
-    cast(positive_count - negative_count as double)
-        / cast(nullif(positive_count + neutral_count + negative_count, 0) as double) as net_sentiment,
+    {{ ratio('positive_count - negative_count', 'positive_count + neutral_count + negative_count') }} as net_sentiment,
     cast(spans.source_rows as bigint) as source_rows,
     cast(spans.source_seq as bigint) as source_seq,
     {{ seq() }}
