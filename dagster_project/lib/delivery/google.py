@@ -9,11 +9,13 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
-import google.auth
 import google.auth.credentials
 import google.auth.exceptions
+import google.oauth2.credentials
+import google.oauth2.service_account
 import httpx
 
 from dagster_project.lib.delivery import hashing
@@ -286,10 +288,19 @@ class _Google:
     def _load(self) -> google.auth.credentials.Credentials:
         given = secret(self._credentials_env, "the path or the text of Google credentials in JSON")
         try:
-            if given.startswith("{"):
-                return google.auth.load_credentials_from_dict(json.loads(given), scopes=[self._scope])[0]
-            return google.auth.load_credentials_from_file(given, scopes=[self._scope])[0]
-        except (google.auth.exceptions.GoogleAuthError, ValueError, OSError) as error:
+            info = json.loads(given if given.startswith("{") else Path(given).read_text())
+            if info["type"] == "service_account":
+                return google.oauth2.service_account.Credentials.from_service_account_info(info, scopes=[self._scope])
+            return google.oauth2.credentials.Credentials(
+                token=None,
+                refresh_token=info["refresh_token"],
+                client_id=info["client_id"],
+                client_secret=info["client_secret"],
+                token_uri=info.get("token_uri", "https://oauth2.googleapis.com/token"),
+                scopes=[self._scope],
+                quota_project_id=info.get("quota_project_id"),
+            )
+        except (google.auth.exceptions.GoogleAuthError, ValueError, TypeError, KeyError, OSError) as error:
             raise Refused(
                 f"{self._credentials_env} names no Google credentials ({type(error).__name__}): it has to be the path or the "
                 "text of a service account's key or of an authorised user's file, in JSON"
