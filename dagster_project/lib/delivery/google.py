@@ -20,16 +20,16 @@ import httpx
 
 from dagster_project.lib.delivery import hashing
 from dagster_project.lib.delivery.calls import TIMEOUT, call, retry_after, secret
-from dagster_project.lib.delivery.interface import (
-    Accepted,
-    Again,
+from dagster_project.lib.delivery.destination import (
+    ACCEPTED,
     Operation,
     Outcome,
     Refused,
-    Rejected,
     Result,
     Row,
     Unavailable,
+    rejected,
+    try_again,
 )
 from dagster_project.lib.errors import OnefoldError
 
@@ -90,7 +90,7 @@ class DataManager:
     def send(self, operation: Operation, rows: Sequence[Row], key: str) -> Outcome:
         """Add or remove members; see Destination.send. Google has no use for the key: an audience is a set."""
         members = [self.member(row) for row in rows]
-        results: list[Result | None] = [None if member else Rejected("no usable identifier") for member in members]
+        results: list[Result | None] = [None if member else rejected("no usable identifier") for member in members]
         request_id = None
         verb = "remove" if operation == "remove" else "ingest"
         for _ in range(_ROUNDS):
@@ -102,14 +102,15 @@ class DataManager:
             request_id = _request_id(answer) or request_id
             if response.is_success:
                 for i in pending:
-                    results[i] = Accepted()
+                    results[i] = ACCEPTED
                 break
             at_fault = _rows_at_fault(answer, len(pending))
             if not at_fault:
                 raise _refusal(f"the audience {self._audience_id}", response, answer)
             for place, reason in at_fault.items():
-                results[pending[place]] = Rejected(reason)
-        return Outcome(request_id, tuple(result or Again(0) for result in results))
+                results[pending[place]] = rejected(reason)
+        rest = try_again("more rows at fault than Google named in ten answers", 0)
+        return Outcome(request_id, tuple(result or rest for result in results))
 
     def member(self, row: Row) -> dict[str, Any] | None:
         """A customer as Google's AudienceMember, or None if nothing identifies them."""
@@ -194,7 +195,7 @@ class GoogleAds:
         """Add or remove members; see Destination.send. A job that was not started has no effect; a retry makes a new one."""
         members = [self.member(row) for row in rows]
         pending = [i for i, member in enumerate(members) if member]
-        results: list[Result] = [Accepted() if member else Rejected("no usable identifier") for member in members]
+        results: list[Result] = [ACCEPTED if member else rejected("no usable identifier") for member in members]
         if not pending:
             return Outcome(None, tuple(results))
         job = self._create_job(operation, key)
@@ -203,7 +204,7 @@ class GoogleAds:
         answer = self._post(f"{job}:addOperations", body)
         at_fault = _failed_operations(answer.get("partialFailureError"), len(pending))
         for place, reason in at_fault.items():
-            results[pending[place]] = Rejected(reason)
+            results[pending[place]] = rejected(reason)
         if len(at_fault) < len(pending):
             self._post(f"{job}:run", {})
         return Outcome(job, tuple(results))

@@ -14,16 +14,16 @@ import httpx
 
 from dagster_project.lib.delivery import hashing
 from dagster_project.lib.delivery.calls import TIMEOUT, call, retry_after, secret
-from dagster_project.lib.delivery.interface import (
-    Accepted,
-    Again,
+from dagster_project.lib.delivery.destination import (
+    ACCEPTED,
     Operation,
     Outcome,
     Refused,
-    Rejected,
     Result,
     Row,
     Unavailable,
+    rejected,
+    try_again,
 )
 from dagster_project.lib.errors import OnefoldError
 
@@ -103,7 +103,7 @@ class CustomAudience:
         allows. What is still unknown after 40 requests is tried again.
         """
         found = [(owner, entry) for owner, row in enumerate(rows) for entry in self.entries(row, operation)]
-        settled: list[Result] = [Again()] * len(found)
+        settled: list[Result | None] = [None] * len(found)
         answers: list[dict[str, Any]] = []
 
         def ask(start: int, end: int) -> int:
@@ -124,8 +124,9 @@ class CustomAudience:
                 settle(start, middle, first)
                 settle(middle, end, invalid - first)
             else:
-                settled[start:end] = [Rejected("invalid entry") if invalid > 0 else Accepted()] * (end - start)
+                settled[start:end] = [rejected("invalid entry") if invalid > 0 else ACCEPTED] * (end - start)
 
+        rest: Result | None = None
         try:
             for start in range(0, len(found), _LIMIT):
                 end = min(start + _LIMIT, len(found))
@@ -133,10 +134,10 @@ class CustomAudience:
         except (Unavailable, Refused) as error:
             if not answers:
                 raise
-            settled = [Again(getattr(error, "after", None)) if result == Again() else result for result in settled]
+            rest = try_again(str(error), getattr(error, "after", None))
         results: list[list[Result]] = [[] for _ in rows]
         for (owner, _), result in zip(found, settled, strict=True):
-            results[owner].append(result)
+            results[owner].append(result or rest)
         request_id = answers and answers[0].get("session_id")
         return Outcome(str(request_id) if request_id else None, tuple(map(_of_row, results)))
 
@@ -209,8 +210,8 @@ def _identifies(values: dict[str, str], operation: Operation) -> bool:
 
 def _of_row(results: list[Result]) -> Result:
     """A row's result by those of its entries: it is in once one of them is, and unsettled while any of them is."""
-    order = (Again, Accepted, Rejected)
-    return min(results, key=lambda result: order.index(type(result)), default=Rejected("no usable identifier"))
+    order = ("try again", "accepted", "rejected")
+    return min(results, key=lambda result: order.index(result.status), default=rejected("no usable identifier"))
 
 
 def _session(key: str) -> int:
