@@ -442,6 +442,8 @@ class Google:
                 (kind, data) = next(iter(operation.items()))
                 self._apply(kind == "create", [i.get("hashedEmail") for i in data["userIdentifiers"]])
             return 200, {}, {"name": f"{name}/operations/1"}
+        if body.get("enablePartialFailure") is not True:
+            return self._ads_error(400, {"partialFailureError": "PARTIAL_FAILURE_MODE_REQUIRED"}, None)
         operations = body["operations"]
         identifiers = [next(iter(operation.values()))["userIdentifiers"] for operation in operations]
         if sum(map(len, identifiers)) > 100_000 or max(map(len, identifiers)) > 20:

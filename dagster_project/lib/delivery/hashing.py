@@ -71,7 +71,7 @@ def all_hashed(values: object, normal: Callable[[str], str | None]) -> list[str]
 
 def google_email(value: str) -> str | None:
     """Lower case, no white space; of Gmail addresses no dots and nothing from the + on, as they all reach one mailbox."""
-    address = "".join(_trimmed(value).split()).lower()
+    address = "".join(character for character in value if not _is_blank(character)).lower()
     local, at, domain = address.partition("@")
     if domain in ("gmail.com", "googlemail.com"):
         local = local.partition("+")[0].replace(".", "")
@@ -107,7 +107,7 @@ def meta_email(value: str) -> str | None:
     """Lower case without white space around it; dots and plus signs stay."""
     address = _trimmed(value).lower()
     local, _, domain = address.partition("@")
-    return address if local and domain and "@" not in domain and not re.search(r"\s", address) else None
+    return address if local and domain and "@" not in domain and not any(map(_is_blank, address)) else None
 
 
 def meta_phone(value: str, region: str) -> str | None:
@@ -150,7 +150,7 @@ def meta_state(value: str, country: str | None) -> str | None:
 
 def meta_zip(value: str, country: str | None) -> str | None:
     """Lower case without white space, the part before the dash; five digits in the United States."""
-    code = "".join(_trimmed(value).split()).lower().partition("-")[0]
+    code = _without_punctuation(value.partition("-")[0])
     return (code[:5] if country == "us" else code) or None
 
 
