@@ -579,6 +579,11 @@ def test_google_rejects_rows_it_names_and_gets_the_others_again(
     assert not PERSONAL.search(caplog.text + repr(outcome))
 
 
+def test_what_a_platform_says_beyond_its_code_words_is_not_repeated(google: Google, data_manager: DataManager) -> None:
+    google.bad = {email_hash(1): "person1@example.com"}
+    assert data_manager.send("add", [person(1), person(2)], "k").results == (rejected("INVALID_ARGUMENT"), ACCEPTED)
+
+
 def test_what_google_did_not_settle_in_ten_answers_is_asked_for_again(google: Google, data_manager: DataManager) -> None:
     google.bad = {email_hash(i): "INVALID_AUDIENCE_MEMBER" for i in range(210)}
     results = data_manager.send("add", [person(i) for i in range(215)], "k").results
@@ -723,7 +728,14 @@ def test_an_access_token_is_used_until_it_expires(google: Google, data_manager: 
 
 
 @pytest.mark.parametrize(
-    "other", [{"ad_user_data": "denied"}, {"terms_accepted": False}, {"account_id": "our account"}, {"login_account_id": "x"}]
+    "other",
+    [
+        {"ad_user_data": "denied"},
+        {"ad_personalization": "yes"},
+        {"terms_accepted": False},
+        {"account_id": "our account"},
+        {"login_account_id": "x"},
+    ],
 )
 def test_google_is_not_fed_against_its_terms(other: dict) -> None:
     settings = {"account_id": "1", "audience_id": "77", "terms_accepted": True, **CONSENTED} | other

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import google.auth.credentials
 import google.auth.exceptions
@@ -74,11 +75,11 @@ class DataManager:
         credentials_env: str = "GOOGLE_APPLICATION_CREDENTIALS",
         endpoint: str = "https://datamanager.googleapis.com",
     ) -> None:
-        _require_consent(audience_id, ad_user_data)
+        _require_consent(audience_id, ad_user_data, ad_personalization)
         if not terms_accepted:
             raise OnefoldError(f"Google audience {audience_id}: accept Google's Customer Match policy and set terms_accepted")
         self._audience_id, self._region, self._endpoint = audience_id, region, endpoint
-        self._destination = {"operatingAccount": _account(account_id), "productDestinationId": audience_id}
+        self._destination = {"operatingAccount": _account(account_id), "productDestinationId": str(audience_id)}
         if login_account_id:
             self._destination["loginAccount"] = _account(login_account_id)
         self._consent = {
@@ -127,7 +128,7 @@ class DataManager:
         Raises:
             Unavailable: Google does not answer now.
         """
-        url = f"{self._endpoint}/v1/requestStatus:retrieve?requestId={request_id}"
+        url = f"{self._endpoint}/v1/requestStatus:retrieve?requestId={quote(request_id)}"
         response, answer = self._google.call("GET", url)
         if not response.is_success:
             raise _refusal(f"the status of request {request_id}", response, answer)
@@ -183,7 +184,7 @@ class GoogleAds:
         version: str = "v26",
         endpoint: str = "https://googleads.googleapis.com",
     ) -> None:
-        _require_consent(audience_id, ad_user_data)
+        _require_consent(audience_id, ad_user_data, ad_personalization)
         self._audience_id, self._region, self._developer_token_env = audience_id, region, developer_token_env
         self._base = f"{endpoint}/{version}"
         self._customer = f"customers/{_digits(account_id)}"
@@ -339,11 +340,14 @@ def _identifiers(row: Row, region: str) -> list[tuple[str, Any]]:
     return [*found, ("address", address)] if all(address.values()) else found
 
 
-def _require_consent(audience_id: str, ad_user_data: Consent) -> None:
-    if ad_user_data != "granted":
+def _require_consent(audience_id: str, ad_user_data: Consent, ad_personalization: Consent) -> None:
+    for name, given in (("ad_user_data", ad_user_data), ("ad_personalization", ad_personalization)):
+        if given not in ("granted", "denied"):
+            raise OnefoldError(f"Google audience {audience_id}: {name} is '{given}'; it has to be granted or denied")
+    if ad_user_data == "denied":
         raise OnefoldError(
-            f"Google audience {audience_id}: ad_user_data is {ad_user_data}, which forbids sending its members to Google; "
-            "publish only who consents, and set it to granted"
+            f"Google audience {audience_id}: ad_user_data is denied, which forbids sending its members to Google; publish only "
+            "who consents, and set it to granted"
         )
 
 
@@ -352,7 +356,7 @@ def _account(given: str) -> dict[str, str]:
 
 
 def _digits(given: str) -> str:
-    digits = given.replace("-", "").strip()
+    digits = str(given).replace("-", "").strip()
     if not digits.isdigit():
         raise OnefoldError(f"'{given}' is not the number of a Google Ads account, such as 123-456-7890")
     return digits
