@@ -21,6 +21,7 @@ import phonenumbers
 from dagster_project.lib.phones import e164
 
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
+_BRITISH = re.compile(r"[a-z]{1,2}[0-9][a-z0-9]?[0-9][a-z]{2}")  # a whole post code, its last two letters the unit
 _MOBILE_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 # Meta wants American states by their two letters (ANSI INCITS 38); its own parameter builder maps Canada's provinces, too.
@@ -137,21 +138,26 @@ def meta_birth_date(value: object) -> tuple[str, str, str] | None:
 
 
 def meta_city(value: str) -> str | None:
-    """Lower-case letters without anything between them."""
-    return "".join(c for c in _without_punctuation(value) if unicodedata.category(c)[0] in "LM") or None
+    """Letters a to z; Meta takes names of people in other scripts, but not of places."""
+    return _roman(value)
 
 
 def meta_state(value: str, country: str | None) -> str | None:
-    """Two letters for states of the United States and provinces of Canada, elsewhere the name in lower case, no spaces."""
-    name = _without_punctuation(value)
+    """Two letters for states of the United States and provinces of Canada, elsewhere the name in letters a to z."""
+    name = _roman(value)
     tables = {"us": (_STATES,), "ca": (_PROVINCES,), None: (_STATES, _PROVINCES)}.get(country, ())
-    return next((table[name] for table in tables if name in table), name) or None
+    return next((table[name] for table in tables if name in table), name)
 
 
 def meta_zip(value: str, country: str | None) -> str | None:
-    """Lower case without white space, the part before the dash; five digits in the United States."""
+    """Lower case without white space, the part before the dash; five digits in the United States, area, district and sector in
+    the United Kingdom."""
     code = _without_punctuation(value.partition("-")[0])
-    return (code[:5] if country == "us" else code) or None
+    if country == "us":
+        code = code[:5]
+    elif country == "gb" and _BRITISH.fullmatch(code):
+        code = code[:-2]
+    return code or None
 
 
 def meta_country(value: object) -> str | None:
@@ -184,3 +190,10 @@ def _without_punctuation(text: str) -> str:
     """Letters, marks and digits of a text, composed and in lower case."""
     kept = (c for c in unicodedata.normalize("NFC", text).lower() if unicodedata.category(c)[0] in "LMN")
     return unicodedata.normalize("NFC", "".join(kept))
+
+
+def _roman(text: str) -> str | None:
+    """A name in the letters a to z alone, accents dropped; None if it has letters that are not of this alphabet."""
+    decomposed = unicodedata.normalize("NFKD", text.casefold())
+    letters = "".join(character for character in decomposed if unicodedata.category(character)[0] == "L")
+    return letters if letters.isascii() and letters else None

@@ -1,12 +1,15 @@
 """Meta Custom Audiences: members added and removed at an audience's users edge.
 
-Sources: https://developers.facebook.com/documentation/ads-commerce/marketing-api/reference/custom-audience/users,
+Sources: https://developers.facebook.com/documentation/ads-commerce/marketing-api/audiences/guides/custom-audiences,
+https://developers.facebook.com/documentation/ads-commerce/marketing-api/reference/custom-audience/users,
 https://developers.facebook.com/docs/graph-api/overview/rate-limiting (limits and their error codes).
 """
 
 import hashlib
 import hmac
 import json
+import logging
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -27,6 +30,8 @@ from dagster_project.lib.delivery.destination import (
 )
 from dagster_project.lib.errors import OnefoldError
 
+log = logging.getLogger("onefold")
+
 _COLUMNS = {
     "EXTERN_ID": "customer_id",
     "EMAIL": "email",
@@ -45,8 +50,9 @@ _COLUMNS = {
 }
 KEYS = tuple(key for key in _COLUMNS if key != "MADID")  # no customer has a device's advertising id unless a model gives it
 
+_OWN = {"EXTERN_ID", "EMAIL", "PHONE", "MADID"}  # that few people share, as they do a country
+
 _LIMIT = 10_000  # entries a request
-_REQUESTS = 40  # that one send may spend; one invalid entry among 10,000 is found with 15
 
 _RATE_LIMITS = {4, 17, 32, 613, *range(80000, 80015)}
 _BUSY = {1, 2, 2650}  # unknown, service down, an audience that is still being updated
@@ -56,7 +62,9 @@ _REMEDIES = {
     10: "give the token's user the ad account and the app the permission ads_management",
     200: "give the token's user the ad account and the app the permission ads_management",
     294: "give the app the permission ads_management",
-    100: "look whether the audience is there, of the subtype CUSTOM, its terms accepted and not flagged in Audience Manager",
+    100: "look whether the audience is there and of the subtype CUSTOM",
+    1870090: "accept the Custom Audience terms for the ad account's business",
+    1713230: "resolve the restriction of the audience in Audience Manager",
     368: "look for a restriction of the account in Business Manager",
 }
 
@@ -97,48 +105,29 @@ class CustomAudience:
         self._client = httpx.Client(timeout=TIMEOUT)
 
     def send(self, operation: Operation, rows: Sequence[Row], key: str) -> Outcome:
-        """Add or remove members; see Destination.send.
+        """Add or remove members; see Destination.send. Meta has no use for the key: an audience is a set.
 
-        Meta tells how many entries are invalid, not which: halves are sent again until each is all of a kind, which a set
-        allows. What is still unknown after 40 requests is tried again.
+        Meta says roughly how many entries are invalid and names up to 100: those are rejected, and all if it calls all invalid.
+        Anybody else counts as added, so that they are removed again, should they have to be.
         """
         found = [(owner, entry) for owner, row in enumerate(rows) for entry in self.entries(row, operation)]
-        settled: list[Result | None] = [None] * len(found)
-        answers: list[dict[str, Any]] = []
-
-        def ask(start: int, end: int) -> int:
-            if len(answers) == _REQUESTS:
-                raise Unavailable("too many entries that Meta calls invalid without naming them", 0)
-            data = [entry for _, entry in found[start:end]]
-            answer = self._post(operation, data, _session(f"{key}:{len(answers)}"))
-            answers.append(answer)
-            received = _number(answer.get("num_received"), len(data))
-            if received != len(data):
-                raise Unavailable(f"Meta received {received} of {len(data)} entries")
-            return _number(answer.get("num_invalid_entries"), 0)
-
-        def settle(start: int, end: int, invalid: int) -> None:
-            if 0 < invalid < end - start:
-                middle = (start + end) // 2
-                first = ask(start, middle)
-                settle(start, middle, first)
-                settle(middle, end, invalid - first)
-            else:
-                settled[start:end] = [rejected("invalid entry") if invalid > 0 else ACCEPTED] * (end - start)
-
-        rest: Result | None = None
-        try:
-            for start in range(0, len(found), _LIMIT):
-                end = min(start + _LIMIT, len(found))
-                settle(start, end, ask(start, end))
-        except (Unavailable, Refused) as error:
-            if not answers:
-                raise
-            rest = try_again(str(error), getattr(error, "after", None))
         results: list[list[Result]] = [[] for _ in rows]
-        for (owner, _), result in zip(found, settled, strict=True):
-            results[owner].append(result or rest)
-        request_id = answers and answers[0].get("session_id")
+        request_id = failure = None
+        for start in range(0, len(found), _LIMIT):
+            part = found[start : start + _LIMIT]
+            try:
+                answer = None if failure else self._post(operation, [entry for _, entry in part])
+            except (Unavailable, Refused) as error:
+                if start == 0:
+                    raise
+                answer, failure = None, try_again(str(error), getattr(error, "after", None))
+            if answer is None:
+                settled = [failure] * len(part)
+            else:
+                request_id = request_id or answer.get("session_id")
+                settled = self._settled(answer, [entry for _, entry in part])
+            for (owner, _), result in zip(part, settled, strict=True):
+                results[owner].append(result)
         return Outcome(str(request_id) if request_id else None, tuple(map(_of_row, results)))
 
     def entries(self, row: Row, operation: Operation = "add") -> list[list[str]]:
@@ -171,12 +160,26 @@ class CustomAudience:
         """Close the connections."""
         self._client.close()
 
-    def _post(self, operation: Operation, data: list[list[str]], session_id: int) -> dict[str, Any]:
+    def _settled(self, answer: dict[str, Any], data: list[list[str]]) -> list[Result]:
+        """The result of each entry of one request."""
+        received, invalid = _number(answer.get("num_received"), len(data)), _number(answer.get("num_invalid_entries"), 0)
+        if received < len(data):
+            return [try_again(f"Meta received {received} of {len(data)} entries")] * len(data)
+        if invalid >= len(data):
+            return [rejected("invalid entry")] * len(data)
+        if invalid:
+            log.warning("Meta calls about %d of %d entries for audience %s invalid", invalid, len(data), self._audience_id)
+        named = _texts(answer.get("invalid_entry_samples")) if invalid else set()
+        own = [place for place, key in enumerate(self.keys) if key in _OWN]
+        return [rejected("invalid entry") if any(entry[i] in named for i in own) else ACCEPTED for entry in data]
+
+    def _post(self, operation: Operation, data: list[list[str]]) -> dict[str, Any]:
         token = secret(self._token_env, "Meta's access token")
         body: dict[str, Any] = {
             "payload": {"schema": list(self.keys), "is_raw": True, "data": data},
             "session": {
-                "session_id": session_id,
+                # Never one that was used: Meta takes nothing more for a session whose last batch it has.
+                "session_id": secrets.randbelow(2**52) + 1,
                 "batch_seq": 1,
                 "last_batch_flag": True,
                 "estimated_num_total": len(data),
@@ -196,7 +199,11 @@ class CustomAudience:
             raise Unavailable(f"rate limit ({name})", _regained(response) or retry_after(response), is_certain=True)
         if code in _BUSY or error.get("is_transient") is True or response.status_code >= 500 or response.status_code == 408:
             raise Unavailable(name, retry_after(response))
-        advice = _REMEDIES.get(code) or (_REMEDIES[200] if 200 <= code < 300 else "see Meta's list of error codes")
+        advice = (
+            _REMEDIES.get(subcode)
+            or _REMEDIES.get(code)
+            or (_REMEDIES[200] if 200 <= code < 300 else "see Meta's list of error codes")
+        )
         raise Refused(f"Meta refuses the audience {self._audience_id} ({name}): {advice}")
 
 
@@ -214,9 +221,10 @@ def _of_row(results: list[Result]) -> Result:
     return min(results, key=lambda result: order.index(result.status), default=rejected("no usable identifier"))
 
 
-def _session(key: str) -> int:
-    """A session's number, the same for the same key; 52 bits, so that no reader of JSON rounds it."""
-    return int(hashlib.sha256(key.encode()).hexdigest()[:13], 16) or 1
+def _texts(given: Any) -> set[str]:
+    """The texts of a JSON list or object, keys and values: Meta documents both shapes of its samples."""
+    found = [*given, *given.values()] if isinstance(given, dict) else given if isinstance(given, list) else []
+    return {text for text in found if isinstance(text, str) and text}
 
 
 def _number(value: Any, default: int) -> int:
