@@ -252,6 +252,13 @@ def test_hashing_a_hash_changes_nothing(text: str, form: Callable[[str], str | N
         assert hashing.hashed(digest, form) == digest == hashing.hashed(f" {digest.upper()}\n", form)
 
 
+def test_half_a_character_does_not_fail_the_batch() -> None:
+    assert (
+        hashing.hashed("Mary\ud83d", hashing.google_name) == "6915771be1c5aa0c886870b6951b03d7eafc121fea0e80a5ea83beb7c449f4ec"
+    )
+    assert hashing.hashed("\ud83d", hashing.google_name) is None
+
+
 @given(TEXTS, FORM)
 def test_a_normal_form_is_its_own_normal_form(text: str, form: Callable[[str], str | None]) -> None:
     normal = form(text)
@@ -1008,6 +1015,24 @@ def test_several_addresses_are_several_entries_of_one_row(platform: Meta, audien
     data = platform.calls[0][3]["payload"]["data"]
     assert [[bool(entry[1]), bool(entry[2])] for entry in data] == [[True, True], [True, False]]
     assert len({entry[1] for entry in data}) == 2
+
+
+def test_a_row_is_in_once_one_of_its_entries_is_and_unsettled_while_one_is(
+    platform: Meta, audience: CustomAudience, monkeypatch
+) -> None:
+    monkeypatch.setattr(meta, "_LIMIT", 2)
+    rows = [
+        person(1, email=["person1@example.com", "a@example.com"]),
+        person(2),
+        person(3, email=["b@example.com", "c@example.com"]),
+    ]
+    platform.invalid, platform.samples = {"c1"}, [email_hash(1)]
+    platform.next = [
+        (200, {}, {"num_received": 2, "num_invalid_entries": 1, "invalid_entry_samples": [email_hash(1)]}),
+        "usual",
+    ]
+    platform.next += [Meta.error(500, 2)]
+    assert audience.send("add", rows, "k").results == (ACCEPTED, ACCEPTED, try_again("HTTP 500, code 2"))
 
 
 def test_more_entries_than_a_request_takes_are_split(platform: Meta, audience: CustomAudience, monkeypatch) -> None:

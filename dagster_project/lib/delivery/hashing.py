@@ -57,8 +57,8 @@ def hashed(value: object, normal: Callable[[str], str | None]) -> str | None:
     text = _trimmed(str(value))
     if _DIGEST.fullmatch(text):
         return text.lower()
-    form = normal(text)
-    return hashlib.sha256(form.encode()).hexdigest() if form else None
+    form = (normal(text) or "").encode(errors="ignore")  # half a surrogate pair, as broken JSON has, is no character
+    return hashlib.sha256(form).hexdigest() if form else None
 
 
 def all_hashed(values: object, normal: Callable[[str], str | None]) -> list[str]:
@@ -150,8 +150,7 @@ def meta_state(value: str, country: str | None) -> str | None:
 
 
 def meta_zip(value: str, country: str | None) -> str | None:
-    """Lower case without white space, the part before the dash; five digits in the United States, area, district and sector in
-    the United Kingdom."""
+    """Lower case, no white space, the part before the dash; of American ones five digits, of British ones not the unit."""
     code = _without_punctuation(value.partition("-")[0])
     if country == "us":
         code = code[:5]
