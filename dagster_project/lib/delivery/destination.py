@@ -44,7 +44,7 @@ class Outcome:
     results: Sequence[Result]
 
 
-class Refused(OnefoldError):
+class Refused(OnefoldError):  # noqa: N818
     """Nothing of what was sent took effect and no row is to blame: a person has to put the destination's settings right."""
 
 
