@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from dagster_project.lib.delivery.interface import Refused, Unavailable
+from dagster_project.lib.delivery.destination import Refused, Unavailable
 
 TIMEOUT = httpx.Timeout(60, connect=10)
 
