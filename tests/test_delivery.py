@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dagster_project.lib.delivery.destination import ACCEPTED, Outcome, Refused, Unavailable, rejected, try_again
+from dagster_project.lib.delivery.destination import ACCEPTED, Outcome, Refused, Result, Unavailable, rejected, try_again
 from dagster_project.lib.delivery.ledger import Ledger
 from dagster_project.lib.delivery.planning import plan
 from dagster_project.lib.delivery.sending import Pacer, Retries, Sender, Work, send_all
@@ -67,12 +67,17 @@ class Town:
 class Far:
     """A destination on disk, so that it outlives whoever sends to it."""
 
-    def __init__(self, file: Path, semantics: str, keyed_by: tuple[str, ...] = ("customer_id",), batch_size: int = 2) -> None:
-        self.file, self.semantics, self.keyed_by, self.batch_size = file, semantics, keyed_by, batch_size
+    batch_size = 2
+
+    def __init__(
+        self, file: Path, semantics: str, keyed_by: tuple[str, ...] = ("customer_id",), is_picky: bool = False
+    ) -> None:
+        self.file, self.semantics, self.keyed_by, self.is_picky = file, semantics, keyed_by, is_picky
         self.columns = COLUMNS
         with self._open() as far:
             far.execute("create table if not exists effects (key text, operation text, name text, row text)")
             far.execute("create table if not exists content (name text primary key, row text)")
+            far.execute("create table if not exists answers (key text primary key, statuses text)")
 
     @contextlib.contextmanager
     def _open(self):
@@ -85,18 +90,28 @@ class Far:
     def send(self, operation, rows, key):
         step()
         with self._open() as far:
-            known = far.execute("select count(*) from effects where key = ?", (key,)).fetchone()[0]
-            if self.semantics != "deduplicates" or not known:
-                for row in rows:
-                    name = "|".join(row[column] for column in self.keyed_by)
-                    if operation == "remove":
-                        assert set(row) == set(self.keyed_by)
-                        far.execute("delete from content where name = ?", (name,))
-                    else:
-                        far.execute("insert or replace into content values (?, ?)", (name, json.dumps(row)))
-                    far.execute("insert into effects values (?, ?, ?, ?)", (key, operation, name, json.dumps(row)))
+            known = far.execute("select statuses from answers where key = ?", (key,)).fetchone()
+            if known and self.semantics == "deduplicates":
+                statuses = json.loads(known[0])
+            else:
+                statuses = [self._take(far, operation, row, key) for row in rows]
+                far.execute("insert or replace into answers values (?, ?)", (key, json.dumps(statuses)))
         step()
-        return Outcome(f"request {key}", [ACCEPTED] * len(rows))
+        return Outcome(f"request {key}", [Result(status) for status in statuses])
+
+    def _take(self, far, operation, row, key) -> str:
+        name = "|".join(row[column] for column in self.keyed_by)
+        if self.is_picky and name == "f":
+            return "rejected"
+        if self.is_picky and name in "ag" and "." not in key:
+            return "try again"
+        if operation == "remove":
+            assert set(row) == set(self.keyed_by)
+            far.execute("delete from content where name = ?", (name,))
+        else:
+            far.execute("insert or replace into content values (?, ?)", (name, json.dumps(row)))
+        far.execute("insert into effects values (?, ?, ?, ?)", (key, operation, name, json.dumps(row)))
+        return "accepted"
 
     def content(self) -> list[dict]:
         with self._open() as far:
@@ -171,6 +186,7 @@ def is_killed(work, after: int) -> bool:
 
 def deliver(home: Home, far, town: Town, on_uncertain: str = "hold", **options):
     """Send what is open, plan, send; as a run does."""
+    options.setdefault("retries", Retries(first_wait_seconds=1e-6))
     with Ledger(home) as ledger:
         target = ledger.target("regulars", "far")
         sender = Sender(ledger, far, on_uncertain, **options)
@@ -193,14 +209,16 @@ def changed_town() -> Town:
 EFFECTS = Counter({("remove", "a"): 1, ("remove", "b"): 1, ("update", "c"): 1, ("add", "f"): 1, ("add", "g"): 1})
 
 
-@pytest.fixture(params=["set", "set of addresses", "deduplicates", "appends, resend", "appends, hold"])
+@pytest.fixture(params=["set", "set of addresses", "deduplicates", "picky deduplicates", "appends, resend", "appends, hold"])
 def scene(request, tmp_path, home):
     """A home that delivered the first town, and how to copy it with its destination."""
     semantics, _, on_uncertain = request.param.partition(", ")
     keys = ("email", "city") if semantics == "set of addresses" else ("customer_id",)
-    semantics = semantics.partition(" ")[0]
+    is_picky = semantics.startswith("picky")
+    semantics = semantics.removeprefix("picky ").partition(" ")[0]
     make = functools.partial(Far, semantics=semantics, keyed_by=keys)
     assert deliver(home, make(tmp_path / "far"), first_town()).is_finished
+    make = functools.partial(make, is_picky=is_picky)
 
     def copy(number: int):
         folder = tmp_path / str(number)
@@ -236,9 +254,16 @@ def test_killed_at_any_step_nothing_is_lost_and_nothing_unlisted_is_twice_in_eff
             seen_uncertain += len(listed)
             assert report.stopped is None
             assert ledger.open_version(target) is None
-            assert sorted(far.content(), key=lambda row: row["customer_id"]) == wanted
+            refused = [("f", "add")] if far.is_picky else []
+            assert [(letter.customer_id, letter.operation) for letter in ledger.letters(target)] == refused
+            known = {row[0] for row in ledger.connection.execute("select customer_id from delivery_held")}
+            assert known == {"c", "d", "e", "f", "g"} - {customer_id for customer_id, _ in refused}
+            assert sorted(far.content(), key=lambda row: row["customer_id"]) == [
+                row for row in wanted if row["customer_id"] in known
+            ]
             if semantics == "deduplicates" or (semantics == "appends" and on_uncertain == "hold"):
-                assert Counter((operation, name) for _, operation, name in effects) == EFFECTS
+                expected = Counter({what: 1 for what in EFFECTS if what[::-1] not in refused})
+                assert Counter((operation, name) for _, operation, name in effects) == expected
             if semantics == "appends":  # nothing is lost, and what came twice is of a batch that is listed
                 twice = {key for (key, *_), count in Counter(effects).items() if count > 1}
                 assert twice <= {batch.key for batch in listed}

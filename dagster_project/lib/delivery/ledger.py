@@ -382,10 +382,15 @@ class Ledger:
         again: list[SentRow],
         request_id: str | None,
         not_before: float,
+        is_told_of_now: bool,
     ) -> None:
-        """Take in what a destination said of a batch; rows to be sent again become the batch's next part."""
+        """Take in what a destination said of a batch; rows to be sent again become the batch's next part.
+
+        Args:
+            is_told_of_now: the answer is about this attempt alone; one before without an answer may have been received.
+        """
         self._take(batch, accepted)
-        self.bury(batch, rejected, is_due=False, may_be_held=batch.is_uncertain)
+        self.bury(batch, rejected, is_due=False, may_be_held=batch.is_uncertain and is_told_of_now)
         if again:
             part = batch.part + 1
             self.connection.execute(

@@ -224,7 +224,8 @@ class Sender:
             may_be_held = batch.is_uncertain or self.destination.semantics == "set"
             self.ledger.bury(batch, exhausted, is_due=True, may_be_held=may_be_held)
             not_before = self.clock() + max(pause, self._back_off(batch.part + 1)) if again else 0.0
-            self.ledger.answer(batch, accepted, rejected, again, outcome.request_id, not_before)
+            is_told_of_now = self.destination.semantics == "appends"
+            self.ledger.answer(batch, accepted, rejected, again, outcome.request_id, not_before, is_told_of_now)
             self.ledger.log(
                 batch,
                 "answered",
