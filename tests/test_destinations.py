@@ -14,16 +14,18 @@ import fsspec
 import pytest
 
 from dagster_project.lib.delivery.configuration import load_destinations, works
+from dagster_project.lib.delivery.deliver import deliver
 from dagster_project.lib.delivery.destination import Refused, Unavailable
 from dagster_project.lib.delivery.files import Files
 from dagster_project.lib.delivery.ledger import Ledger
 from dagster_project.lib.delivery.members import WarehouseMembers
-from dagster_project.lib.delivery.planning import plan
+from dagster_project.lib.delivery.planning import plan, recheck
 from dagster_project.lib.delivery.postgres import PostgresTable
 from dagster_project.lib.delivery.sending import send_all
 from dagster_project.lib.delivery.warehouse_table import WarehouseTable
 from dagster_project.lib.delivery.webhook import Webhook, signature
 from dagster_project.lib.errors import OnefoldError
+from dagster_project.lib.publish import Audience
 
 COLUMNS = ("customer_id", "email", "tier")
 KEY = ("customer_id",)
@@ -434,7 +436,7 @@ create table staging._sequence as select 10 as value;
 create table audiences.publications (audience varchar, version bigint);
 create table audiences.memberships (audience varchar, customer_id varchar, left_at timestamp);
 create table audiences.changes (audience varchar, version bigint, customer_id varchar);
-create table unified.customers (customer_id varchar, city varchar);
+create table unified.customers (customer_id varchar, city varchar, email varchar, phone varchar);
 create table unified.touched_customers (customer_id varchar, _seq bigint);
 create table unified.customer_identifiers (
     customer_id varchar, identifier_type varchar, identifier_value varchar, valid_to timestamp, last_seen_at timestamp,
@@ -458,7 +460,7 @@ def warehouse():
 
 def person(warehouse, customer_id: str, **identifiers: str) -> None:
     warehouse.execute("insert into audiences.memberships values ('regulars', ?, null)", [customer_id])
-    warehouse.execute("insert into unified.customers values (?, '上海')", [customer_id])
+    warehouse.execute("insert into unified.customers (customer_id, city) values (?, '上海')", [customer_id])
     for day, (name, value) in enumerate(identifiers.items(), 1):
         warehouse.execute(
             f"insert into unified.customer_identifiers values (?, ?, ?, null, '2026-01-{day:02}', true)",
@@ -582,3 +584,55 @@ def test_from_the_warehouse_through_the_ledger_into_files(home, warehouse):
         ["operation,customer_id,email", "add,a,a@x.cn", "add,b,b@x.cn"],
         ["operation,customer_id,email", "remove,a,"],
     ]
+
+
+def test_who_withdrew_since_the_plan_is_taken_out_of_what_is_left_to_send(home, warehouse):
+    for name in "abc":
+        person(warehouse, name, email=f"{name}@x.cn")
+        stated(warehouse, "email", f"{name}@x.cn", "granted")
+    todo = works(home, configure(home, files=GOOD["files"]))
+    with Ledger(home) as ledger:
+        target = ledger.target("regulars", "files")
+        plan(ledger, target, todo[0].open(), members(warehouse))
+        stated(warehouse, "email", "b@x.cn", "withdrawn", day=2)
+        assert recheck(ledger, target, members(warehouse)) == 1
+        assert recheck(ledger, target, members(warehouse)) == 0
+    send_all(home, todo)
+    (file,) = (home.deliveries / "files" / "files" / "regulars").iterdir()
+    assert file.read_text().splitlines()[1:] == ["add,a,a@x.cn", "add,c,c@x.cn"]
+
+
+def test_a_delivery_sends_what_is_left_then_what_changed_to_each_destination(home, receiver, monkeypatch):
+    monkeypatch.setenv("CRM_SECRET", SECRET)
+    hook = f"kind: webhook\nurl: {receiver.url}\nsecret: {{env: CRM_SECRET}}\n{GOOD['files'].partition(chr(10))[2]}"
+    configure(home, files=GOOD["files"], hook=hook, unset=hook.replace("CRM_SECRET", "NOT_SET"))
+    audience = Audience("regulars", "Regulars", "", "a@x.cn", "marketing", frozenset())
+    with home.connect("test") as connection:
+        for statement in WAREHOUSE.split(";\n"):
+            connection.execute(statement)
+        connection.execute("insert into audiences.publications values ('regulars', 1)")
+        for name in "abc":
+            person(connection, name, email=f"{name}@x.cn")
+            stated(connection, "email", f"{name}@x.cn", "granted")
+    receiver.answers = [(401, {}, b"")]
+
+    def reports():
+        return {report.destination: report for report in deliver(home, [audience])}
+
+    first = reports()
+    assert (first["files"].accepted, first["files"].is_finished) == (3, True)
+    assert first["hook"].stopped.startswith("the webhook answers 401")
+    assert "NOT_SET is not set" in first["unset"].stopped
+    with home.connect("test") as connection:
+        stated(connection, "email", "b@x.cn", "withdrawn", day=2, write=11)
+        connection.execute("update staging._sequence set value = 11")
+    second = reports()
+    assert (second["files"].version, second["files"].accepted) == (2, 1)
+    assert second["hook"].is_finished
+    sent = [json.loads(body)["rows"] for _, body in receiver.requests[1:]]
+    assert [[row["customer_id"] for row in rows] for rows in sent] == [["a", "c"]]
+    assert reports()["files"].version is None
+
+
+def test_a_home_without_destinations_delivers_nothing(home):
+    assert deliver(home, []) == []

@@ -143,17 +143,26 @@ class WarehouseMembers:
             )
             """
         )
-        others = iter(besides)
-        while chunk := list(islice(others, _CHUNK)):
-            self._connection.execute(
-                "insert into chosen select customer_id from (select unnest(?::varchar[]) as customer_id) "
-                "anti join chosen using (customer_id)",
-                [chunk],
-            )
+        self._choose_besides(besides)
+        return self._rows()
+
+    def these(self, customer_ids: Iterable[str]) -> Iterator[tuple[str, Row | None]]:
+        """These customers, each once."""
+        self._choose("select ''::varchar as customer_id where $audience is null")
+        self._choose_besides(customer_ids)
         return self._rows()
 
     def _choose(self, customers: str) -> None:
         self._connection.execute(f"create or replace temp table chosen as {customers}", {"audience": self.audience})
+
+    def _choose_besides(self, customer_ids: Iterable[str]) -> None:
+        others = iter(customer_ids)
+        while chunk := list(islice(others, _CHUNK)):
+            self._connection.execute(
+                "insert into chosen select distinct customer_id from (select unnest(?::varchar[]) as customer_id) "
+                "anti join chosen using (customer_id)",
+                [chunk],
+            )
 
     def _rows(self) -> Iterator[tuple[str, Row | None]]:
         wanted = [kind for kind in ADDRESSES if kind in self.columns.values()]

@@ -5,8 +5,8 @@ import hashlib
 import hmac
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from dagster_project.lib.delivery.destination import Destination, Row, keyed_by
@@ -35,6 +35,9 @@ class Members(Protocol):
         The row is None for whoever the destination should not hold. None instead of an iterator: it cannot be said.
         """
 
+    def these(self, customer_ids: Sequence[str]) -> Iterator[tuple[str, Row | None]]:
+        """These customers, each once, with their row, or None for whoever the destination should not hold."""
+
 
 _Held = list[tuple[bytes, bytes | None, str]]  # row key, payload, what names the row
 
@@ -62,6 +65,27 @@ def plan(ledger: Ledger, target: Target, destination: Destination, members: Memb
                 f"{target}: the audience's source is empty, and an empty source removes nobody; {held_count} rows stay there"
             )
         return _Planner(ledger, target, destination, members).plan()
+
+
+def recheck(ledger: Ledger, target: Target, members: Members) -> int:
+    """Take out of a target's open version whom the destination should not hold any more; returns how many.
+
+    For a version that is sent later than it was planned: consent counts as it was last stated. Whom the destination may have
+    got by an attempt without an answer is removed there by the next version.
+    """
+    withheld = 0
+    with ledger.turn(target):
+        for batch in ledger.open_batches(target):
+            if batch.operation == "remove" or batch.status == "uncertain":
+                continue
+            rows = ledger.rows_of(batch)
+            gone = {customer_id for customer_id, row in members.these([row.customer_id for row in rows]) if row is None}
+            if gone:
+                doubtful = replace(batch, is_uncertain=batch.is_uncertain or batch.status == "sending")
+                with ledger.transaction():
+                    ledger.withhold(doubtful, [(row, "is no longer to be sent") for row in rows if row.customer_id in gone])
+                withheld += len(gone)
+    return withheld
 
 
 def _discard_unfinished_plans(ledger: Ledger, target: Target) -> None:
