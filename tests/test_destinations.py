@@ -439,7 +439,8 @@ create table audiences.changes (audience varchar, version bigint, customer_id va
 create table unified.customers (customer_id varchar, city varchar, email varchar, phone varchar);
 create table unified.touched_customers (customer_id varchar, _seq bigint);
 create table unified.customer_identifiers (
-    customer_id varchar, identifier_type varchar, identifier_value varchar, valid_to timestamp, last_seen_at timestamp,
+    customer_id varchar, identifier_type varchar, identifier_value varchar, valid_from timestamp, valid_to timestamp,
+    last_seen_at timestamp,
     is_person boolean
 );
 create table cleaned.crm_consents (
@@ -463,7 +464,7 @@ def person(warehouse, customer_id: str, **identifiers: str) -> None:
     warehouse.execute("insert into unified.customers (customer_id, city) values (?, '上海')", [customer_id])
     for day, (name, value) in enumerate(identifiers.items(), 1):
         warehouse.execute(
-            f"insert into unified.customer_identifiers values (?, ?, ?, null, '2026-01-{day:02}', true)",
+            f"insert into unified.customer_identifiers values (?, ?, ?, null, null, '2026-01-{day:02}', true)",
             [customer_id, name.rstrip("0123456789"), value],
         )
 
@@ -530,6 +531,17 @@ def test_an_address_that_is_somebody_else_s_now_is_not_sent(warehouse):
     stated(warehouse, "email", "a@x.cn", "granted")
     warehouse.execute("update unified.customer_identifiers set valid_to = '2026-03-01'")
     assert list(members(warehouse).everyone()) == []
+
+
+def test_what_the_one_before_stated_about_an_address_and_what_is_dated_ahead_does_not_count(warehouse):
+    person(warehouse, "a", email="a@x.cn")
+    stated(warehouse, "email", "a@x.cn", "granted")
+    warehouse.execute("update unified.customer_identifiers set valid_from = '2026-03-01'")
+    assert list(members(warehouse).everyone()) == []
+    warehouse.execute("update cleaned.crm_consents set occurred_at = now()::timestamp + interval 1 day")
+    assert list(members(warehouse).everyone()) == []
+    warehouse.execute("update cleaned.crm_consents set occurred_at = '2026-03-01'")
+    assert len(list(members(warehouse).everyone())) == 1
 
 
 def test_changed_are_those_who_entered_left_were_touched_or_stated_something(warehouse):

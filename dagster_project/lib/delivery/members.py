@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
@@ -19,7 +20,7 @@ _CHUNK = 5_000
 _CONTACTS = """
 create or replace temp table contacts as
 with theirs as (
-    select customer_id, identifier_type, identifier_value, last_seen_at
+    select customer_id, identifier_type, identifier_value, valid_from, last_seen_at
     from unified.customer_identifiers
     where valid_to is null and is_person and customer_id in (select customer_id from chosen)
 ),
@@ -40,7 +41,8 @@ stated as (
     from theirs
     inner join cleaned.crm_consents as consents
         on consents.identifier_type = theirs.identifier_type and consents.identifier_value = theirs.identifier_value
-    where consents.purpose = $purpose
+    where consents.purpose = $purpose and consents.occurred_at <= $now
+        and consents.occurred_at >= coalesce(theirs.valid_from, '-infinity'::timestamp)  -- else of whoever had it before
     qualify row_number() over (
         partition by theirs.customer_id, address_type, address_value, consents.channel
         order by consents.occurred_at desc, case when consents.status = 'granted' then 1 else 0 end
@@ -173,7 +175,7 @@ class WarehouseMembers:
                 _CONTACTS.format(
                     channels=channels, types=types, own=_VERDICT.format("own"), personal=_VERDICT.format("personal")
                 ),
-                {"purpose": self.purpose},
+                {"purpose": self.purpose, "now": datetime.now(UTC).replace(tzinfo=None)},
             )
         taken = {"customer_id": "chosen.customer_id", "audience": "$audience"}
         taken |= {kind: f"{kind}.identifier_value" for kind in wanted}
