@@ -591,7 +591,7 @@ def test_from_the_warehouse_through_the_ledger_into_files(home, warehouse):
             assert plan(ledger, ledger.target("regulars", "files"), todo[0].open(), members(warehouse))
         (report,) = send_all(home, todo)
         assert report.is_finished
-    files = sorted((home.deliveries / "files" / "files" / "regulars").iterdir())
+    files = sorted((home.deliveries / "_destinations" / "files" / "regulars").iterdir())
     assert [file.read_text().splitlines() for file in files] == [
         ["operation,customer_id,email", "add,a,a@x.cn", "add,b,b@x.cn"],
         ["operation,customer_id,email", "remove,a,"],
@@ -610,7 +610,7 @@ def test_who_withdrew_since_the_plan_is_taken_out_of_what_is_left_to_send(home, 
         assert recheck(ledger, target, members(warehouse)) == 1
         assert recheck(ledger, target, members(warehouse)) == 0
     send_all(home, todo)
-    (file,) = (home.deliveries / "files" / "files" / "regulars").iterdir()
+    (file,) = (home.deliveries / "_destinations" / "files" / "regulars").iterdir()
     assert file.read_text().splitlines()[1:] == ["add,a,a@x.cn", "add,c,c@x.cn"]
 
 

@@ -104,7 +104,7 @@ class FilesConfigured(Configured):
     def open(self, home: Home, name: str, audience: str) -> Destination:
         from dagster_project.lib.delivery.files import Files
 
-        folder = self.url.rstrip("/") if self.url else str(home.deliveries / "files" / name)
+        folder = self.url.rstrip("/") if self.url else str(home.deliveries / "_destinations" / name)
         if "://" not in folder:
             folder = str(home.path / folder)
         return Files(f"{folder}/{audience}", self.format, tuple(self.columns), self.key, self.batch_size)
