@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
@@ -21,11 +22,17 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dagster_project.lib.delivery import google as google_module
 from dagster_project.lib.delivery import hashing, meta
+from dagster_project.lib.delivery.configuration import load_destinations
 from dagster_project.lib.delivery.destination import ACCEPTED, Refused, Unavailable, rejected, try_again
 from dagster_project.lib.delivery.google import DataManager, GoogleAds
+from dagster_project.lib.delivery.ledger import Ledger
 from dagster_project.lib.delivery.meta import CustomAudience
+from dagster_project.lib.delivery.planning import plan
+from dagster_project.lib.delivery.sending import Report, Retries, Sender
 from dagster_project.lib.errors import OnefoldError
+from dagster_project.lib.home import Home
 
 SHA = re.compile(r"[0-9a-f]{64}")
 
@@ -748,6 +755,7 @@ def test_an_access_token_is_used_until_it_expires(google: Google, data_manager: 
         {"terms_accepted": False},
         {"account_id": "our account"},
         {"login_account_id": "x"},
+        {"columns": ["email", "gender"]},
     ],
 )
 def test_google_is_not_fed_against_its_terms(other: dict) -> None:
@@ -1166,11 +1174,109 @@ def test_the_token_is_in_no_address_and_no_log(platform: Meta, audience: CustomA
 
 def test_less_may_be_sent_and_columns_follow(platform: Meta) -> None:
     destination = CustomAudience(
-        audience_id="2300", region="CN", keys=["EXTERN_ID", "EMAIL", "MADID"], endpoint=platform.server.url
+        audience_id="2300", region="CN", columns=["customer_id", "email", "madid"], endpoint=platform.server.url
     )
-    assert destination.columns == ("customer_id", "email", "madid", "country")
+    assert destination.columns == ("customer_id", "email", "madid")
     row = {"customer_id": "c1", "madid": "AECE52E7-03EE-455A-B3C4-E57283966239"}
     assert destination.send("add", [row], "k").results == (ACCEPTED,)
     assert platform.calls[0][3]["payload"]["data"] == [["c1", "", "aece52e7-03ee-455a-b3c4-e57283966239"]]
-    with pytest.raises(OnefoldError, match="SHOE_SIZE"):
-        CustomAudience(audience_id="2300", region="CN", keys=["SHOE_SIZE"])
+    with pytest.raises(OnefoldError, match="shoe_size"):
+        CustomAudience(audience_id="2300", region="CN", columns=["shoe_size"])
+
+
+# A home's configuration, and the ledger
+
+
+GOOGLE_YAML = """
+kind: google
+account: 123-456-7890
+audiences: {regulars: 77}
+ad_user_data: granted
+ad_personalization: granted
+terms_accepted: true
+"""
+META_YAML = "kind: meta\naudiences: {regulars: 2300}\n"
+CUSTOMERS = set(person(1)) | {"_seq"}
+
+
+def configured(home: Home, text: str) -> dict:
+    folder = home.path / "destinations"
+    folder.mkdir(exist_ok=True)
+    (folder / "ads.yaml").write_text(text)
+    return load_destinations(home, {"regulars", "lapsed"}, CUSTOMERS)
+
+
+class Members:
+    """An audience whose members are what is set."""
+
+    shape = "regulars"
+
+    def __init__(self, *numbers: int) -> None:
+        self.people = {f"c{i}": person(i, birth_date=date(1990, 2, 9)) for i in numbers}
+        self.position = "1"
+
+    def is_empty(self) -> bool:
+        return not self.people
+
+    def everyone(self) -> Iterator[tuple[str, dict]]:
+        yield from sorted(self.people.items())
+
+    def changed(self, since: str, besides: list[str]) -> None:
+        return None  # nothing is known: everybody is compared
+
+
+def bring_up(home: Home, destination: object, members: Members) -> Report:
+    columns = destination.columns
+    for customer, row in members.people.items():
+        members.people[customer] = {column: row[column] for column in columns}
+    with Ledger(home) as ledger:
+        target = ledger.target("regulars", "ads")
+        plan(ledger, target, destination, members)
+        return Sender(ledger, destination, retries=Retries(first_wait_seconds=1e-6), sleep=lambda _: None).send(target)
+
+
+@pytest.mark.parametrize("api", ["data_manager", "google_ads"])
+def test_google_of_a_home_ends_with_what_the_audience_says(home: Home, google: Google, monkeypatch, api: str) -> None:
+    for name in ("DataManager", "GoogleAds"):
+        monkeypatch.setattr(google_module, name, partial(getattr(google_module, name), endpoint=google.server.url))
+    ads = configured(home, f"{GOOGLE_YAML}api: {api}\nbatch_size: 10\n")["ads"]
+    google.next = [(429, {"retry-after": "3"}, {}), None]
+    google.bad = {email_hash(5): "INVALID_AUDIENCE_MEMBER"}
+    report = bring_up(home, ads.open(home, "ads", "regulars"), Members(*range(25)))
+    assert (report.is_finished, report.accepted, report.rejected) == (True, 24, 1)
+    assert google.members == {email_hash(i) for i in range(25) if i != 5}
+    members = Members(*range(4, 26))
+    members.people["c6"]["email"] = "person99@example.com"
+    assert bring_up(home, ads.open(home, "ads", "regulars"), members).is_finished
+    assert google.members == {email_hash(i) for i in [4, *range(7, 26), 99]}
+
+
+def test_meta_of_a_home_ends_with_what_the_audience_says(home: Home, platform: Meta, monkeypatch) -> None:
+    monkeypatch.setattr(meta, "CustomAudience", partial(CustomAudience, endpoint=platform.server.url))
+    ads = configured(home, f"{META_YAML}batch_size: 10\n")["ads"]
+    platform.next = [Meta.error(400, 80003), "usual", Meta.error(500, 2), None]
+    assert bring_up(home, ads.open(home, "ads", "regulars"), Members(*range(25))).accepted == 25
+    assert platform.members == {f"c{i}" for i in range(25)}
+    members = Members(*range(4, 26))
+    members.people["c6"]["email"] = "person99@example.com"
+    assert bring_up(home, ads.open(home, "ads", "regulars"), members).is_finished
+    assert platform.members == {f"c{i}" for i in range(4, 26)}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (GOOGLE_YAML.replace("ad_user_data: granted", "ad_user_data: denied"), "ad_user_data"),
+        (GOOGLE_YAML.replace("ad_personalization: granted\n", ""), "ad_personalization"),
+        (GOOGLE_YAML.replace("true", "false"), "terms_accepted"),
+        (GOOGLE_YAML + "key: email\n", "key"),
+        (GOOGLE_YAML + "credentials: ya29\n", "credentials"),
+        (META_YAML + "batch_size: 10001\n", "batch_size"),
+        (META_YAML.replace("2300", "2300, lapsed: 2300"), "same list"),
+        (META_YAML.replace("regulars", "nobody"), "no audience 'nobody'"),
+        (META_YAML + "columns: {madid: device}\n", "no column 'device'"),
+    ],
+)
+def test_a_wrong_file_says_which_key_is_wrong(home: Home, text: str, words: str) -> None:
+    with pytest.raises(OnefoldError, match=words):
+        configured(home, text)

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -52,6 +53,7 @@ class DataManager:
         audience_id: the user list's number.
         region: ISO 3166-1 region of phones without a country code.
         ad_user_data, ad_personalization: what the members of this audience consented to, as it is told to Google.
+        columns: which of a customer's are sent; less is allowed, matching is worse then.
         terms_accepted: whether the company accepted Google's Customer Match policy.
         login_account_id: the manager account that the credentials belong to, where it is another.
         credentials_env: the environment variable with the path or the text of Google credentials in JSON.
@@ -59,7 +61,6 @@ class DataManager:
 
     batch_size = 10_000
     semantics: Literal["set"] = "set"
-    columns = COLUMNS
     identifiers = 10  # the most of one member
 
     def __init__(
@@ -71,11 +72,13 @@ class DataManager:
         ad_user_data: Consent,
         ad_personalization: Consent,
         terms_accepted: bool,
+        columns: Sequence[str] = COLUMNS,
         login_account_id: str | None = None,
         credentials_env: str = "GOOGLE_APPLICATION_CREDENTIALS",
         endpoint: str = "https://datamanager.googleapis.com",
     ) -> None:
         _require_consent(audience_id, ad_user_data, ad_personalization)
+        self.columns = _known(audience_id, columns)
         if not terms_accepted:
             raise OnefoldError(f"Google audience {audience_id}: accept Google's Customer Match policy and set terms_accepted")
         self._audience_id, self._region, self._endpoint = audience_id, region, endpoint
@@ -167,7 +170,6 @@ class GoogleAds:
 
     batch_size = 5_000  # Google takes 100,000 identifiers a request
     semantics: Literal["set"] = "set"
-    columns = COLUMNS
     identifiers = 20  # the most of one operation
 
     def __init__(
@@ -178,6 +180,7 @@ class GoogleAds:
         region: str,
         ad_user_data: Consent,
         ad_personalization: Consent,
+        columns: Sequence[str] = COLUMNS,
         login_account_id: str | None = None,
         credentials_env: str = "GOOGLE_APPLICATION_CREDENTIALS",
         developer_token_env: str = "GOOGLE_ADS_DEVELOPER_TOKEN",
@@ -185,6 +188,7 @@ class GoogleAds:
         endpoint: str = "https://googleads.googleapis.com",
     ) -> None:
         _require_consent(audience_id, ad_user_data, ad_personalization)
+        self.columns = _known(audience_id, columns)
         self._audience_id, self._region, self._developer_token_env = audience_id, region, developer_token_env
         self._base = f"{endpoint}/{version}"
         self._customer = f"customers/{_digits(account_id)}"
@@ -261,7 +265,10 @@ class _Google:
     def __init__(self, credentials_env: str, scope: str) -> None:
         self._credentials_env, self._scope = credentials_env, scope
         self._credentials: google.auth.credentials.Credentials | None = None
-        self._client = httpx.Client(timeout=TIMEOUT)
+
+    @cached_property
+    def _client(self) -> httpx.Client:
+        return httpx.Client(timeout=TIMEOUT)
 
     def call(
         self, method: str, url: str, body: Any = None, headers: dict[str, str] | None = None
@@ -285,7 +292,8 @@ class _Google:
         return response, answer
 
     def close(self) -> None:
-        self._client.close()
+        if "_client" in vars(self):
+            self._client.close()
 
     def _load(self) -> google.auth.credentials.Credentials:
         given = secret(self._credentials_env, "the path or the text of Google credentials in JSON")
@@ -338,6 +346,14 @@ def _identifiers(row: Row, region: str) -> list[tuple[str, Any]]:
         "postalCode": hashing.google_postal_code(row.get("postal_code")),
     }
     return [*found, ("address", address)] if all(address.values()) else found
+
+
+def _known(audience_id: str, columns: Sequence[str]) -> tuple[str, ...]:
+    if unknown := sorted(set(columns) - set(COLUMNS)):
+        raise OnefoldError(
+            f"Google audience {audience_id}: Google takes no {', '.join(unknown)}; it takes {', '.join(COLUMNS)}"
+        )
+    return tuple(columns)
 
 
 def _require_consent(audience_id: str, ad_user_data: Consent, ad_personalization: Consent) -> None:

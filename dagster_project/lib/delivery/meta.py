@@ -11,6 +11,7 @@ import json
 import logging
 import secrets
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import httpx
@@ -48,7 +49,8 @@ _COLUMNS = {
     "COUNTRY": "country",
     "MADID": "madid",
 }
-KEYS = tuple(key for key in _COLUMNS if key != "MADID")  # no customer has a device's advertising id unless a model gives it
+COLUMNS = tuple(dict.fromkeys(_COLUMNS.values()))
+_USUAL = tuple(column for column in COLUMNS if column != "madid")  # no customer has one unless a model gives it
 
 _OWN = {"EXTERN_ID", "EMAIL", "PHONE", "MADID"}  # that few people share, as they do a country
 
@@ -75,7 +77,7 @@ class CustomAudience:
     Args:
         audience_id: Meta's number of the audience.
         region: ISO 3166-1 region of phones without a country code.
-        keys: what is sent of a customer, in Meta's words; less is allowed, matching is worse then.
+        columns: which of a customer's are sent; less is allowed, matching is worse then.
         token_env: the environment variable with the access token.
         app_secret_env: the one with the app's secret, where the app demands a proof of it with each call.
     """
@@ -88,21 +90,26 @@ class CustomAudience:
         *,
         audience_id: str,
         region: str,
-        keys: Sequence[str] = KEYS,
+        columns: Sequence[str] = _USUAL,
         token_env: str = "META_ACCESS_TOKEN",
         app_secret_env: str | None = None,
         version: str = "v25.0",
         endpoint: str = "https://graph.facebook.com",
     ) -> None:
-        if unknown := sorted(set(keys) - set(_COLUMNS)):
-            raise OnefoldError(f"Meta audience {audience_id}: no key {', '.join(unknown)}; there are {', '.join(_COLUMNS)}")
-        self.keys = tuple(keys)
-        self.columns = tuple(dict.fromkeys([*(_COLUMNS[key] for key in self.keys), "country"]))
+        if unknown := sorted(set(columns) - set(COLUMNS)):
+            raise OnefoldError(
+                f"Meta audience {audience_id}: Meta takes no {', '.join(unknown)}; it takes {', '.join(COLUMNS)}"
+            )
+        self.columns = tuple(columns)
+        self.keys = tuple(key for key, column in _COLUMNS.items() if column in columns)
         self._audience_id = audience_id
         self._region = region
         self._url = f"{endpoint}/{version}/{audience_id}/users"
         self._token_env, self._app_secret_env = token_env, app_secret_env
-        self._client = httpx.Client(timeout=TIMEOUT)
+
+    @cached_property
+    def _client(self) -> httpx.Client:
+        return httpx.Client(timeout=TIMEOUT)
 
     def send(self, operation: Operation, rows: Sequence[Row], key: str) -> Outcome:
         """Add or remove members; see Destination.send. Meta has no use for the key: an audience is a set.
@@ -158,7 +165,8 @@ class CustomAudience:
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        if "_client" in vars(self):
+            self._client.close()
 
     def _settled(self, answer: dict[str, Any], data: list[list[str]]) -> list[Result]:
         """The result of each entry of one request."""
