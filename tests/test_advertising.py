@@ -1253,7 +1253,7 @@ def test_google_of_a_home_ends_with_what_the_audience_says(home: Home, google: G
 
 def test_meta_of_a_home_ends_with_what_the_audience_says(home: Home, platform: Meta, monkeypatch) -> None:
     monkeypatch.setattr(meta, "CustomAudience", partial(CustomAudience, endpoint=platform.server.url))
-    ads = configured(home, f"{META_YAML}batch_size: 10\n")["ads"]
+    ads = configured(home, f"{META_YAML}batch_size: 10\nversion: v25.0\n")["ads"]
     platform.next = [Meta.error(400, 80003), "usual", Meta.error(500, 2), None]
     assert bring_up(home, ads.open(home, "ads", "regulars"), Members(*range(25))).accepted == 25
     assert platform.members == {f"c{i}" for i in range(25)}
@@ -1272,6 +1272,7 @@ def test_meta_of_a_home_ends_with_what_the_audience_says(home: Home, platform: M
         (GOOGLE_YAML + "key: email\n", "key"),
         (GOOGLE_YAML + "credentials: ya29\n", "credentials"),
         (META_YAML + "batch_size: 10001\n", "batch_size"),
+        (META_YAML + "version: 25\n", "version"),
         (META_YAML.replace("2300", "2300, lapsed: 2300"), "same list"),
         (META_YAML.replace("regulars", "nobody"), "no audience 'nobody'"),
         (META_YAML + "columns: {madid: device}\n", "no column 'device'"),

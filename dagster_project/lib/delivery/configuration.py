@@ -210,6 +210,7 @@ class GoogleConfigured(AdvertisingConfigured):
     terms_accepted: Literal[True] = Field(description="That the company accepted Google's Customer Match policy.")
     credentials: FromEnvironment = FromEnvironment(env="GOOGLE_APPLICATION_CREDENTIALS")
     developer_token: FromEnvironment = FromEnvironment(env="GOOGLE_ADS_DEVELOPER_TOKEN")
+    version: str = Field("v26", pattern=r"^v[0-9]+$", description="Of the Google Ads API; Google ends some each year.")
     columns: dict[str, str] = Field(
         {name: name for name in ("email", "phone", "first_name", "last_name", "postal_code", "country")},
         min_length=1,
@@ -230,7 +231,7 @@ class GoogleConfigured(AdvertisingConfigured):
             "credentials_env": self.credentials.env,
         }
         if self.api == "google_ads":
-            destination = google.GoogleAds(**given, developer_token_env=self.developer_token.env)
+            destination = google.GoogleAds(**given, developer_token_env=self.developer_token.env, version=self.version)
         else:
             destination = google.DataManager(**given, terms_accepted=self.terms_accepted)
         destination.batch_size = min(self.batch_size, destination.batch_size)
@@ -242,6 +243,7 @@ class MetaConfigured(AdvertisingConfigured):
 
     kind: Literal["meta"]
     token: FromEnvironment = FromEnvironment(env="META_ACCESS_TOKEN")
+    version: str = Field("v25.0", pattern=r"^v[0-9]+\.[0-9]+$", description="Of the Marketing API; Meta ends some each year.")
     app_secret: FromEnvironment | None = Field(None, description="Where the app demands a proof of its secret.")
     columns: dict[str, str] = Field(
         {
@@ -264,6 +266,7 @@ class MetaConfigured(AdvertisingConfigured):
             columns=tuple(self.columns),
             token_env=self.token.env,
             app_secret_env=self.app_secret.env if self.app_secret else None,
+            version=self.version,
         )
         destination.batch_size = min(self.batch_size, destination.batch_size)
         return destination
