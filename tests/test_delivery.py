@@ -604,11 +604,18 @@ def test_a_certain_failure_is_tried_again_even_where_uncertain_ones_are_held(hom
     assert run(home, far, first_town(), on_uncertain="hold").is_finished
 
 
+def test_a_destination_that_appends_and_hangs_is_left_before_all_batches_are_uncertain(home):
+    town = Town().set(**{f"p{number:02}": "x" for number in range(40)})
+    far = Scripted(*[Unavailable("timed out")] * 20, semantics="appends")
+    report = run(home, far, town, on_uncertain="hold", retries=Retries(attempts=3))
+    assert (report.requests, report.uncertain, report.stopped) == (3, 3, "timed out")
+
+
 @pytest.mark.parametrize("was_sent", [True, False])
 def test_a_held_batch_is_settled_by_a_person(home, was_sent):
     far, town = Scripted(Unavailable("timed out"), semantics="appends"), first_town()
     report = run(home, far, town, on_uncertain="hold")
-    assert report.stopped.startswith("1 batches may have been received")
+    assert report.stopped.startswith("may have been received: 1 of its batches")
     with Ledger(home) as ledger:
         target = ledger.target("regulars", "far")
         (batch,) = ledger.uncertain(target)
@@ -648,6 +655,18 @@ def test_who_takes_consent_back_after_an_attempt_without_answer_is_removed(home)
     run(home, far, town, withhold=lambda customers: {"a": "consent withdrawn"})
     run(home, far, town.set(a=None))
     assert names(far.asked)[-1] == ("remove", ["a"])
+
+
+def test_more_batches_than_are_looked_at_at_once_are_all_given_up(home):
+    town = Town().set(**{f"p{number:05}": f"{number}@x.cn" for number in range(1_203)})
+    far = Scripted(batch_size=1)
+    with Ledger(home) as ledger:
+        target = ledger.target("regulars", "far")
+        plan(ledger, target, far, town)
+        assert len(list(ledger.open_batches(target))) == 1_203
+        assert ledger.give_up(target) == 1_203
+        assert ledger.connection.execute("select count(*) from delivery_rows").fetchone() == (0,)
+        assert len(ledger.letters(target)) == 1_203
 
 
 def test_the_log_has_request_ids_and_no_personal_data(home):

@@ -129,6 +129,7 @@ class _Planner:
         ).fetchone()
         self.since = row[1] if row[0] == self.shape else None
         self.version = row[2] + 1
+        self.has_letters = ledger.has_letters(target.number)
         self.fillings = tuple(_Filling() for _ in OPERATIONS)
         self.waiting: list[tuple] = []  # full batches not yet written
         self.waiting_count = 0
@@ -247,11 +248,14 @@ class _Planner:
 
     def _put(self, phase: int, customer_id: str, row_key: bytes, payload: bytes | None, named: str, sent: str) -> None:
         # What the destination refused for what it is, it is not asked again.
-        is_refused = self.ledger.connection.execute(
-            "select 1 from delivery_letters where target = ? and customer_id = ? and operation = ? and not is_due "
-            "and payload is ?",
-            (self.target.number, customer_id, OPERATIONS[phase], row_key if phase == _REMOVE else payload),
-        ).fetchone()
+        is_refused = (
+            self.has_letters
+            and self.ledger.connection.execute(
+                "select 1 from delivery_letters where target = ? and customer_id = ? and operation = ? and not is_due "
+                "and payload is ?",
+                (self.target.number, customer_id, OPERATIONS[phase], row_key if phase == _REMOVE else payload),
+            ).fetchone()
+        )
         if is_refused:
             return
         filling = self.fillings[phase]

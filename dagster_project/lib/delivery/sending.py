@@ -50,6 +50,7 @@ class Report:
     withheld: int = 0
     dead: int = 0  # rows of batches that were given up
     uncertain: int = 0  # batches that wait for a decision
+    unanswered: int = 0  # of them, those in a row until now
     is_finished: bool = False
     stopped: str | None = None
 
@@ -109,9 +110,11 @@ class Sender:
             tried: Counter[str] = Counter()  # attempts of this run, by key
             while report.stopped is None and (batch := self.ledger.next_batch(target, plan.version)):
                 self._attempt(batch, tried, report)
-            report.uncertain = len(self.ledger.open_batches(target, "uncertain"))
+            report.uncertain = sum(1 for _ in self.ledger.open_batches(target, "uncertain"))
             if report.stopped is None and report.uncertain:
-                report.stopped = f"{report.uncertain} batches may have been received; settle each, or give the version up"
+                report.stopped = (
+                    f"may have been received: {report.uncertain} of its batches; settle each, or give the version up"
+                )
             if report.stopped is None:
                 self.ledger.finish(target, plan.version, "finished")
                 report.is_finished = True
@@ -186,6 +189,9 @@ class Sender:
         status, is_last = "failed", attempt >= self.retries.attempts
         if self._holds_back and not error.is_certain:
             status = "uncertain"
+            report.unanswered += 1
+            if report.unanswered >= self.retries.attempts:  # it hangs: not every batch has to become uncertain
+                report.stopped = reason
         elif is_last:
             columns["runs"] = batch.runs + 1
             if batch.runs + 1 >= self.retries.runs:
@@ -206,6 +212,7 @@ class Sender:
             self.ledger.log(batch, "unavailable", reason=reason, seconds=seconds)
 
     def _take_in(self, batch: Batch, rows: list[SentRow], outcome: Outcome, seconds: float, report: Report) -> None:
+        report.unanswered = 0
         accepted, rejected, again, pause = [], [], [], 0.0
         for row, result in zip(rows, outcome.results, strict=True):
             if result.status == "accepted":
