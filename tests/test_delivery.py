@@ -670,12 +670,12 @@ def test_more_batches_than_are_looked_at_at_once_are_all_given_up(home):
 
 
 def test_the_log_has_request_ids_and_no_personal_data(home):
-    far = Scripted(Unavailable("cannot take a@x.cn or +86 139 0000 0000"), [ACCEPTED, rejected("b@x.cn is no address")])
+    far = Scripted(Unavailable("cannot take a@x.cn of 上海 or +86 139 0000 0000"), [ACCEPTED, rejected("b@x.cn is no address")])
     run(home, far, first_town())
     with Ledger(home) as ledger:
         rows = ledger.connection.execute("select outcome, request_id, accepted, rejected, reason from delivery_log").fetchall()
     assert rows == [
-        ("unavailable", None, 0, 0, "cannot take … or …"),
+        ("unavailable", None, 0, 0, "cannot take … of … or …"),
         ("answered", "r2", 1, 1, None),
         ("answered", "r3", 2, 0, None),
         ("answered", "r4", 1, 0, None),

@@ -505,7 +505,10 @@ def connect(home: Home) -> sqlite3.Connection:
 def scrubbed(reason: str, row: str) -> str:
     """A destination's words without anything of the row they are about."""
     values = {text for value in json.loads(row).values() for text in map(str, value if isinstance(value, list) else [value])}
-    for value in sorted((value for value in values if len(value) > 2), key=len, reverse=True):
+    lowered = reason.lower()
+    # Two letters may be in any word; two Chinese characters are a name.
+    told = [value for value in values if len(value) > (1 if not value.isascii() else 2) and value.lower() in lowered]
+    for value in sorted(told, key=len, reverse=True):
         reason = re.sub(re.escape(value), "…", reason, flags=re.I)
     return anonymous(reason)
 

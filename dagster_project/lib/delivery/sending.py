@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from dagster_project.lib.delivery.destination import Destination, Outcome, Refused, Unavailable
-from dagster_project.lib.delivery.ledger import Batch, Ledger, SentRow, Target, anonymous
+from dagster_project.lib.delivery.ledger import Batch, Ledger, SentRow, Target, anonymous, scrubbed
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
 
@@ -139,11 +139,11 @@ class Sender:
             return
         if pause > 0:
             self.sleep(pause)
+        if self.pacer:
+            self.pacer.wait()
         batch, rows = self._begin(batch, report)
         if not rows:
             return
-        if self.pacer:
-            self.pacer.wait()
         tried[batch.key] += 1
         report.requests += 1
         started_at = time.monotonic()
@@ -183,7 +183,9 @@ class Sender:
         self, batch: Batch, rows: list[SentRow], error: Unavailable, attempt: int, seconds: float, report: Report
     ) -> None:
         is_uncertain = batch.is_uncertain or not error.is_certain
-        reason = anonymous(str(error))
+        reason = str(error)
+        for row in rows:
+            reason = scrubbed(reason, row.row)
         log.warning("%s to %s: %s", batch.key, report.destination, reason)
         columns: dict[str, object] = {"is_uncertain": is_uncertain}
         status, is_last = "failed", attempt >= self.retries.attempts
