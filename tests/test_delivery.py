@@ -430,6 +430,14 @@ def test_another_shape_compares_everybody(home):
     assert names(far.asked) == [("remove", ["a"])]
 
 
+def test_a_key_that_changed_is_refused_as_what_was_sent_could_not_be_removed(home):
+    far, town = Scripted(keyed_by=("email",)), first_town()
+    run(home, far, town)
+    far.keyed_by = ("customer_id",)
+    with pytest.raises(OnefoldError, match="the key was email and is customer_id now"):
+        run(home, far, town)
+
+
 def test_members_out_of_order_are_refused_since_they_would_look_gone(home):
     far, town = Scripted(), first_town()
     town.everyone = lambda: iter(sorted(town.people.items(), reverse=True))

@@ -297,6 +297,12 @@ def test_a_table_without_a_unique_key_is_refused_with_what_to_check(postgres, da
         PostgresTable(postgres, "regulars", COLUMNS, KEY, 100).send("add", ROWS, "k")
 
 
+def test_a_batch_of_before_the_columns_changed_is_written_with_those_it_has(postgres, database):
+    table = PostgresTable(postgres, "regulars", COLUMNS, KEY, 100)
+    assert statuses(table.send("add", [{"customer_id": "a", "tier": "gold"}], "k")) == ["accepted"]
+    assert database.execute("select * from regulars").fetchall() == [("a", None, "gold")]
+
+
 def test_names_are_names_and_never_statements(postgres, database):
     columns = ("customer_id", 'x"; drop table kept; --')
     database.execute("create table kept (x int)")

@@ -136,6 +136,12 @@ class _Planner:
 
     def plan(self) -> Plan | None:
         connection = self.ledger.connection
+        held = connection.execute("select named from delivery_held where target = ? limit 1", (self.target.number,)).fetchone()
+        if held and (was := list(json.loads(held[0]))) != list(self.keys):
+            raise OnefoldError(
+                f"{self.target}: the key was {', '.join(was)} and is {', '.join(self.keys)} now, but what was sent can only be "
+                "removed by the key it was sent with; take that back, or give the destination another name"
+            )
         # Who leaves is known whole before it is cut into batches: what somebody else still has there is not removed.
         connection.execute("drop table if exists temp.leaving")
         connection.execute(
