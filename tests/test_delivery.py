@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from dagster_project.lib.delivery.destination import ACCEPTED, Outcome, Refused, Result, Unavailable, rejected, try_again
 from dagster_project.lib.delivery.ledger import Ledger
-from dagster_project.lib.delivery.planning import plan
+from dagster_project.lib.delivery.planning import plan, withdraw
 from dagster_project.lib.delivery.sending import Pacer, Retries, Sender, Work, send_all
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
@@ -381,6 +381,20 @@ def test_an_empty_source_removes_nobody(home):
         run(home, far, anew)
     assert len(far.asked) == 3
     assert held(home) == set("abcde")
+
+
+def test_an_audience_that_is_withdrawn_is_removed_whole_and_may_come_back(home):
+    far, town = Scripted([rejected("bad"), ACCEPTED]), first_town()
+    run(home, far, town)
+    far.asked.clear()
+    with Ledger(home) as ledger:
+        target = ledger.target("regulars", "far")
+        assert withdraw(ledger, target, far).removes == 4
+        assert Sender(ledger, far).send(target).is_finished
+    assert names(far.asked) == [("remove", ["b", "c"]), ("remove", ["d", "e"])]
+    assert held(home) == set()
+    run(home, far, town)
+    assert held(home) == set("bcde")
 
 
 def test_only_what_was_sent_is_removed(home):

@@ -53,18 +53,51 @@ def plan(ledger: Ledger, target: Target, destination: Destination, members: Memb
             holds rows, which removes nobody.
     """
     with ledger.turn(target):
-        if unfinished := ledger.open_version(target):
-            raise OnefoldError(
-                f"{target}: version {unfinished.version} is not finished; send it, settle what is uncertain, or give it up, "
-                "before the next is planned"
-            )
-        _discard_unfinished_plans(ledger, target)
+        _make_ready(ledger, target)
         held_count = ledger.held_count(target) if members.is_empty() else 0
         if held_count:
             raise OnefoldError(
                 f"{target}: the audience's source is empty, and an empty source removes nobody; {held_count} rows stay there"
             )
         return _Planner(ledger, target, destination, members).plan()
+
+
+def withdraw(ledger: Ledger, target: Target, destination: Destination) -> Plan | None:
+    """Fix the removal of everything that a destination holds of an audience that is not to go there any more.
+
+    Raises:
+        OnefoldError: the version before is neither finished nor given up.
+    """
+    with ledger.turn(target):
+        _make_ready(ledger, target)
+        return _Planner(ledger, target, destination, _Nobody(), may_be_empty=True).plan()
+
+
+class _Nobody:
+    """An audience without members, on purpose."""
+
+    position, shape = "", "nobody"
+
+    def is_empty(self) -> bool:
+        return False
+
+    def everyone(self) -> Iterator[tuple[str, Row]]:
+        return iter(())
+
+    def changed(self, since: str, besides: Iterable[str]) -> None:
+        return None
+
+    def these(self, customer_ids: Sequence[str]) -> Iterator[tuple[str, Row | None]]:
+        return ((customer_id, None) for customer_id in customer_ids)
+
+
+def _make_ready(ledger: Ledger, target: Target) -> None:
+    if unfinished := ledger.open_version(target):
+        raise OnefoldError(
+            f"{target}: version {unfinished.version} is not finished; send it, settle what is uncertain, or give it up, "
+            "before the next is planned"
+        )
+    _discard_unfinished_plans(ledger, target)
 
 
 def recheck(ledger: Ledger, target: Target, members: Members) -> int:
@@ -119,8 +152,11 @@ class _Filling:
 
 
 class _Planner:
-    def __init__(self, ledger: Ledger, target: Target, destination: Destination, members: Members) -> None:
+    def __init__(
+        self, ledger: Ledger, target: Target, destination: Destination, members: Members, may_be_empty: bool = False
+    ) -> None:
         self.ledger, self.target, self.destination, self.members = ledger, target, destination, members
+        self.may_be_empty = may_be_empty
         self.secret = ledger.home.key
         self.columns, self.keys = tuple(destination.columns), keyed_by(destination)
         self.shape = hashlib.sha256(json.dumps([members.shape, self.columns, self.keys]).encode()).hexdigest()
@@ -197,7 +233,7 @@ class _Planner:
                 customer_id, theirs = next(held, (None, []))
             else:
                 yield member, row, []
-        if not is_filled and customer_id is not None:
+        if not is_filled and customer_id is not None and not self.may_be_empty:
             raise OnefoldError(f"{self.target}: the audience has no members to send, and an empty source removes nobody")
         while customer_id is not None:
             yield customer_id, None, theirs
