@@ -161,8 +161,8 @@ def _stepping(monkeypatch):
 
 
 def is_killed(work, after: int) -> bool:
-    """Have something die after so many steps, every tenth time as a process that is killed; False if it ended before."""
-    Steps.left, Steps.is_real = after, after % 10 == 0
+    """Have something die after so many steps, every twentieth time as a process that is killed; False if it ended before."""
+    Steps.left, Steps.is_real = after, after % 20 == 0
     try:
         if not Steps.is_real:
             work()
@@ -467,7 +467,7 @@ def test_the_next_version_waits_for_the_one_before(home):
         plan(ledger, ledger.target("regulars", "far"), far, town)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     rounds=st.lists(
         st.dictionaries(st.sampled_from("abcdefgh"), st.none() | st.sampled_from("uvwxyz"), min_size=1), min_size=1, max_size=6
