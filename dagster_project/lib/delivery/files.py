@@ -7,12 +7,10 @@ import os
 import posixpath
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
-
-import fsspec
+from typing import Any, Literal
 
 from dagster_project.lib.delivery.destination import ACCEPTED, Operation, Outcome, Row, Unavailable
-from dagster_project.lib.files import without_credentials
+from dagster_project.lib.files import open_store, without_credentials
 
 Format = Literal["csv", "jsonl", "parquet"]
 
@@ -28,6 +26,7 @@ class Files:
     def __init__(self, url: str, form: Format, columns: tuple[str, ...], keyed_by: tuple[str, ...], batch_size: int) -> None:
         self.url, self.form = url, form
         self.columns, self.keyed_by, self.batch_size = columns, keyed_by, batch_size
+        self._store: tuple[Any, str] | None = None  # and the folder in it
 
     def send(self, operation: Operation, rows: Sequence[Row], key: str) -> Outcome:
         """Write one file; a removal has null in all columns but those that name the row."""
@@ -39,12 +38,15 @@ class Files:
             else:
                 _write(Path(self.url) / name, content)
         except Exception as error:  # every store raises its own
+            self._store = None  # its connection may be broken
             raise Unavailable(f"{type(error).__name__}: {without_credentials(error)}") from error
         return Outcome(name, [ACCEPTED] * len(rows))
 
     def _put(self, name: str, content: bytes) -> None:
-        store, folder = fsspec.core.url_to_fs(self.url)
-        store.makedirs(folder, exist_ok=True)
+        if self._store is None:
+            self._store = open_store(self.url)
+            self._store[0].makedirs(self._store[1], exist_ok=True)
+        store, folder = self._store
         draft, final = posixpath.join(folder, f".{name}.part"), posixpath.join(folder, name)
         store.pipe_file(draft, content)
         if store.exists(final):  # some stores do not rename onto a file, and it is the same one

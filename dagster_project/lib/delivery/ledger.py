@@ -276,15 +276,19 @@ class Ledger:
         )
         return _batch(row) if row else None
 
-    def open_batches(self, target: Target, status: str | None = None) -> list[Batch]:
-        """Batches without an answer, in the order of sending; of one status if it is named."""
-        plan = self.open_version(target)
-        if plan is None:
-            return []
-        rows = self.connection.execute(
-            f"{_BATCH} where target = ? and version = ? and {_OPEN} order by phase, batch, part", (target.number, plan.version)
-        )
-        return [batch for batch in map(_batch, rows.fetchall()) if status in (None, batch.status)]
+    def open_batches(self, target: Target, status: str | None = None) -> Iterator[Batch]:
+        """Batches without an answer, in the order of sending; of one status if it is named. They may be settled meanwhile."""
+        plan, place = self.open_version(target), (-1, 0, 0)
+        while plan is not None:
+            rows = self.connection.execute(
+                f"{_BATCH} where target = ? and version = ? and {_OPEN} and (phase, batch, part) > (?, ?, ?) "
+                "and status = coalesce(?, status) order by phase, batch, part limit 500",
+                (target.number, plan.version, *place, status),
+            ).fetchall()
+            yield from map(_batch, rows)
+            if len(rows) < 500:
+                return
+            place = rows[-1][2:5]
 
     def uncertain(self, target: Target) -> list[Batch]:
         """Batches that a destination which appends may have got without answering, also those sent again since."""
@@ -310,6 +314,10 @@ class Ledger:
             (target.number,),
         )
         return [Letter(c, o, reason, bool(due), v, key, at) for c, o, reason, due, v, key, at in rows.fetchall()]
+
+    def has_letters(self, number: int) -> bool:
+        """Whether there is any dead letter of the target of that number."""
+        return self._one("select 1 from delivery_letters where target = ? limit 1", (number,)) is not None
 
     def replay(self, target: Target) -> int:
         """Have the next plan look at every dead letter again, with the row as it is then; returns how many there are."""
@@ -469,6 +477,8 @@ class Ledger:
                 "insert or replace into delivery_held values (?, ?, ?, ?, ?)",
                 [(batch.target, row.customer_id, row.row_key, row.payload, row.named) for row in rows],
             )
+        if not self.has_letters(batch.target):
+            return
         settled = ("remove",) if batch.operation == "remove" else ("add", "update")
         self.connection.executemany(
             "delete from delivery_letters where target = ? and customer_id = ? and operation = ?",
@@ -495,7 +505,10 @@ def connect(home: Home) -> sqlite3.Connection:
 def scrubbed(reason: str, row: str) -> str:
     """A destination's words without anything of the row they are about."""
     values = {text for value in json.loads(row).values() for text in map(str, value if isinstance(value, list) else [value])}
-    for value in sorted((value for value in values if len(value) > 2), key=len, reverse=True):
+    lowered = reason.lower()
+    # Two letters may be in any word; two Chinese characters are a name.
+    told = [value for value in values if len(value) > (1 if not value.isascii() else 2) and value.lower() in lowered]
+    for value in sorted(told, key=len, reverse=True):
         reason = re.sub(re.escape(value), "…", reason, flags=re.I)
     return anonymous(reason)
 

@@ -53,18 +53,51 @@ def plan(ledger: Ledger, target: Target, destination: Destination, members: Memb
             holds rows, which removes nobody.
     """
     with ledger.turn(target):
-        if unfinished := ledger.open_version(target):
-            raise OnefoldError(
-                f"{target}: version {unfinished.version} is not finished; send it, settle what is uncertain, or give it up, "
-                "before the next is planned"
-            )
-        _discard_unfinished_plans(ledger, target)
+        _make_ready(ledger, target)
         held_count = ledger.held_count(target) if members.is_empty() else 0
         if held_count:
             raise OnefoldError(
                 f"{target}: the audience's source is empty, and an empty source removes nobody; {held_count} rows stay there"
             )
         return _Planner(ledger, target, destination, members).plan()
+
+
+def withdraw(ledger: Ledger, target: Target, destination: Destination) -> Plan | None:
+    """Fix the removal of everything that a destination holds of an audience that is not to go there any more.
+
+    Raises:
+        OnefoldError: the version before is neither finished nor given up.
+    """
+    with ledger.turn(target):
+        _make_ready(ledger, target)
+        return _Planner(ledger, target, destination, _Nobody(), may_be_empty=True).plan()
+
+
+class _Nobody:
+    """An audience without members, on purpose."""
+
+    position, shape = "", "nobody"
+
+    def is_empty(self) -> bool:
+        return False
+
+    def everyone(self) -> Iterator[tuple[str, Row]]:
+        return iter(())
+
+    def changed(self, since: str, besides: Iterable[str]) -> None:
+        return None
+
+    def these(self, customer_ids: Sequence[str]) -> Iterator[tuple[str, Row | None]]:
+        return ((customer_id, None) for customer_id in customer_ids)
+
+
+def _make_ready(ledger: Ledger, target: Target) -> None:
+    if unfinished := ledger.open_version(target):
+        raise OnefoldError(
+            f"{target}: version {unfinished.version} is not finished; send it, settle what is uncertain, or give it up, "
+            "before the next is planned"
+        )
+    _discard_unfinished_plans(ledger, target)
 
 
 def recheck(ledger: Ledger, target: Target, members: Members) -> int:
@@ -119,8 +152,11 @@ class _Filling:
 
 
 class _Planner:
-    def __init__(self, ledger: Ledger, target: Target, destination: Destination, members: Members) -> None:
+    def __init__(
+        self, ledger: Ledger, target: Target, destination: Destination, members: Members, may_be_empty: bool = False
+    ) -> None:
         self.ledger, self.target, self.destination, self.members = ledger, target, destination, members
+        self.may_be_empty = may_be_empty
         self.secret = ledger.home.key
         self.columns, self.keys = tuple(destination.columns), keyed_by(destination)
         self.shape = hashlib.sha256(json.dumps([members.shape, self.columns, self.keys]).encode()).hexdigest()
@@ -129,12 +165,19 @@ class _Planner:
         ).fetchone()
         self.since = row[1] if row[0] == self.shape else None
         self.version = row[2] + 1
+        self.has_letters = ledger.has_letters(target.number)
         self.fillings = tuple(_Filling() for _ in OPERATIONS)
         self.waiting: list[tuple] = []  # full batches not yet written
         self.waiting_count = 0
 
     def plan(self) -> Plan | None:
         connection = self.ledger.connection
+        held = connection.execute("select named from delivery_held where target = ? limit 1", (self.target.number,)).fetchone()
+        if held and (was := list(json.loads(held[0]))) != list(self.keys):
+            raise OnefoldError(
+                f"{self.target}: the key was {', '.join(was)} and is {', '.join(self.keys)} now, but what was sent can only be "
+                "removed by the key it was sent with; take that back, or give the destination another name"
+            )
         # Who leaves is known whole before it is cut into batches: what somebody else still has there is not removed.
         connection.execute("drop table if exists temp.leaving")
         connection.execute(
@@ -190,7 +233,7 @@ class _Planner:
                 customer_id, theirs = next(held, (None, []))
             else:
                 yield member, row, []
-        if not is_filled and customer_id is not None:
+        if not is_filled and customer_id is not None and not self.may_be_empty:
             raise OnefoldError(f"{self.target}: the audience has no members to send, and an empty source removes nobody")
         while customer_id is not None:
             yield customer_id, None, theirs
@@ -247,11 +290,14 @@ class _Planner:
 
     def _put(self, phase: int, customer_id: str, row_key: bytes, payload: bytes | None, named: str, sent: str) -> None:
         # What the destination refused for what it is, it is not asked again.
-        is_refused = self.ledger.connection.execute(
-            "select 1 from delivery_letters where target = ? and customer_id = ? and operation = ? and not is_due "
-            "and payload is ?",
-            (self.target.number, customer_id, OPERATIONS[phase], row_key if phase == _REMOVE else payload),
-        ).fetchone()
+        is_refused = (
+            self.has_letters
+            and self.ledger.connection.execute(
+                "select 1 from delivery_letters where target = ? and customer_id = ? and operation = ? and not is_due "
+                "and payload is ?",
+                (self.target.number, customer_id, OPERATIONS[phase], row_key if phase == _REMOVE else payload),
+            ).fetchone()
+        )
         if is_refused:
             return
         filling = self.fillings[phase]

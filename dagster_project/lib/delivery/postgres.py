@@ -38,7 +38,7 @@ class PostgresTable:
             if (error.sqlstate or "")[:2] in _CONFIGURATION or "authentication failed" in str(error):
                 raise Refused("PostgreSQL does not let in: check user, password and database") from None
             raise Unavailable("no connection to PostgreSQL", is_certain=True) from None
-        statement = self._removal() if operation == "remove" else self._upsert()
+        statement = self._removal() if operation == "remove" else self._upsert(tuple(rows[0]))
         try:
             with connection.transaction():
                 results, number = self._write(connection, statement, rows)
@@ -90,14 +90,15 @@ class PostgresTable:
             return rejected(_words(error))
         return ACCEPTED
 
-    def _upsert(self) -> sql.Composed:
-        others = [name for name in self.columns if name not in self.keyed_by]
+    def _upsert(self, columns: tuple[str, ...]) -> sql.Composed:
+        """Of the columns that the rows have: those of a version that was planned before the configuration changed."""
+        others = [name for name in columns if name not in self.keyed_by]
         changes = [sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in others]
         action = sql.SQL("do update set {}").format(sql.SQL(", ").join(changes)) if changes else sql.SQL("do nothing")
         return sql.SQL("insert into {} ({}) values ({}) on conflict ({}) {}").format(
             self._table,
-            _names(self.columns),
-            sql.SQL(", ").join(sql.Placeholder() * len(self.columns)),
+            _names(columns),
+            sql.SQL(", ").join(sql.Placeholder() * len(columns)),
             _names(self.keyed_by),
             action,
         )

@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from dagster_project.lib.delivery.destination import Destination, Outcome, Refused, Unavailable
-from dagster_project.lib.delivery.ledger import Batch, Ledger, SentRow, Target, anonymous
+from dagster_project.lib.delivery.ledger import Batch, Ledger, SentRow, Target, anonymous, scrubbed
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
 
@@ -50,6 +50,7 @@ class Report:
     withheld: int = 0
     dead: int = 0  # rows of batches that were given up
     uncertain: int = 0  # batches that wait for a decision
+    unanswered: int = 0  # of them, those in a row until now
     is_finished: bool = False
     stopped: str | None = None
 
@@ -109,9 +110,11 @@ class Sender:
             tried: Counter[str] = Counter()  # attempts of this run, by key
             while report.stopped is None and (batch := self.ledger.next_batch(target, plan.version)):
                 self._attempt(batch, tried, report)
-            report.uncertain = len(self.ledger.open_batches(target, "uncertain"))
+            report.uncertain = sum(1 for _ in self.ledger.open_batches(target, "uncertain"))
             if report.stopped is None and report.uncertain:
-                report.stopped = f"{report.uncertain} batches may have been received; settle each, or give the version up"
+                report.stopped = (
+                    f"may have been received: {report.uncertain} of its batches; settle each, or give the version up"
+                )
             if report.stopped is None:
                 self.ledger.finish(target, plan.version, "finished")
                 report.is_finished = True
@@ -136,11 +139,11 @@ class Sender:
             return
         if pause > 0:
             self.sleep(pause)
+        if self.pacer:
+            self.pacer.wait()
         batch, rows = self._begin(batch, report)
         if not rows:
             return
-        if self.pacer:
-            self.pacer.wait()
         tried[batch.key] += 1
         report.requests += 1
         started_at = time.monotonic()
@@ -180,12 +183,17 @@ class Sender:
         self, batch: Batch, rows: list[SentRow], error: Unavailable, attempt: int, seconds: float, report: Report
     ) -> None:
         is_uncertain = batch.is_uncertain or not error.is_certain
-        reason = anonymous(str(error))
+        reason = str(error)
+        for row in rows:
+            reason = scrubbed(reason, row.row)
         log.warning("%s to %s: %s", batch.key, report.destination, reason)
         columns: dict[str, object] = {"is_uncertain": is_uncertain}
         status, is_last = "failed", attempt >= self.retries.attempts
         if self._holds_back and not error.is_certain:
             status = "uncertain"
+            report.unanswered += 1
+            if report.unanswered >= self.retries.attempts:  # it hangs: not every batch has to become uncertain
+                report.stopped = reason
         elif is_last:
             columns["runs"] = batch.runs + 1
             if batch.runs + 1 >= self.retries.runs:
@@ -206,6 +214,7 @@ class Sender:
             self.ledger.log(batch, "unavailable", reason=reason, seconds=seconds)
 
     def _take_in(self, batch: Batch, rows: list[SentRow], outcome: Outcome, seconds: float, report: Report) -> None:
+        report.unanswered = 0
         accepted, rejected, again, pause = [], [], [], 0.0
         for row, result in zip(rows, outcome.results, strict=True):
             if result.status == "accepted":

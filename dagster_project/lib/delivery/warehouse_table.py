@@ -22,16 +22,17 @@ class WarehouseTable:
 
     def send(self, operation: Operation, rows: Sequence[Row], key: str) -> Outcome:
         """Write one batch."""
-        names = self.keyed_by if operation == "remove" else self.columns
+        names = tuple(rows[0])  # of a version that was planned before the configuration changed, others than `columns`
+        every = tuple(dict.fromkeys((*self.columns, *names)))
         columns = [_texts([row[name] for row in rows]) for name in names]
         unnested = ", ".join(f"unnest(?::varchar[]) as {identifier(name)}" for name in names)
         keys = ", ".join(map(identifier, self.keyed_by))
         try:
             with self.home.connect("delivery to a table", _PATIENCE) as connection:
                 connection.execute("create schema if not exists delivered")
-                declared = ", ".join(f"{identifier(name)} varchar" for name in self.columns)
+                declared = ", ".join(f"{identifier(name)} varchar" for name in every)
                 connection.execute(f"create table if not exists {self._table} ({declared})")
-                for name in self.columns:  # configured since
+                for name in every:  # configured since the table was made
                     connection.execute(f"alter table {self._table} add column if not exists {identifier(name)} varchar")
                 with transaction(connection):
                     connection.execute(f"create or replace temp table batch as select {unnested}", columns)
