@@ -15,6 +15,8 @@ import fsspec
 import pytest
 
 from dagster_project.lib.contracts import ChannelContract
+from dagster_project.lib.delivery.destination import Unavailable
+from dagster_project.lib.delivery.files import Files
 from dagster_project.lib.files import landed_files
 from dagster_project.lib.ingest import ingest_channel
 from dagster_project.lib.progress import listening
@@ -357,3 +359,27 @@ def test_the_ledger_names_the_server_of_a_file(home, server):
     server.put("a.csv", "t1")
     ingest(home, shop(server.location))
     assert query(home, "select source_uri from staging._loads") == [(f"sftp://127.0.0.1:{server.port}{server.files}/a.csv",)]
+
+
+# Delivered to
+
+
+def test_batches_are_delivered_as_whole_files_and_once_each(store):
+    url = f"{store.location.rpartition('/')[0]}/out/regulars"
+    for row in ("a", "a", "b"):  # the first is sent twice
+        Files(url, "csv", ("id",), ("id",), 10).send("add", [{"id": row}], f"regulars-{row}")
+    system, folder = fsspec.core.url_to_fs(url)
+    system.invalidate_cache()
+    content = {name.rpartition("/")[2]: system.cat_file(name).decode() for name in system.ls(folder, detail=False)}
+    assert content == {f"regulars-{row}.csv": f"operation,id\nadd,{row}\n" for row in "ab"}
+
+
+def test_a_store_that_is_down_is_unavailable_and_gets_the_batch_later(store):
+    url = f"{store.location.rpartition('/')[0]}/out"
+    files = Files(url, "csv", ("id",), ("id",), 10)
+    files.send("add", [{"id": "a"}], "k1")
+    store.stop()
+    with pytest.raises(Unavailable):
+        files.send("add", [{"id": "b"}], "k2")
+    store.start()
+    assert [result.status for result in files.send("add", [{"id": "b"}], "k2").results] == ["accepted"]

@@ -133,7 +133,7 @@ def _is_unfinished(path: str, pattern: str) -> bool:
 def _remote_files(location: str, settle_seconds: float) -> list[LandedFile]:
     shown = without_credentials(location)
     try:
-        store, pattern = _store(location)
+        store, pattern = open_store(location)
         found = store.glob(pattern, detail=True)
     except Exception as error:  # every store raises its own
         message = f"{shown}: cannot be listed: {without_credentials(error)}; check the address and the credentials"
@@ -150,7 +150,7 @@ def _remote_files(location: str, settle_seconds: float) -> list[LandedFile]:
     return list(files.values())
 
 
-def _store(location: str) -> tuple[Any, str]:
+def open_store(location: str) -> tuple[Any, str]:
     """The file system behind a URL, newly connected, and the path in it.
 
     A connection kept from an earlier run may be broken by now, and a listing kept from it old.

@@ -1,0 +1,337 @@
+"""Destinations of a home: one YAML file each in `$ONEFOLD_HOME/destinations/`, named as the destination."""
+
+import os
+import re
+from collections.abc import Collection
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+
+from dagster_project.lib.contracts import NAME, YAML_LOADER
+from dagster_project.lib.delivery.destination import Destination, Semantics
+from dagster_project.lib.delivery.sending import Retries, Work
+from dagster_project.lib.errors import OnefoldError
+from dagster_project.lib.home import Home
+from dagster_project.lib.settings import Settings
+
+
+class FromEnvironment(BaseModel):
+    """A secret, by the name of the environment variable that holds it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    env: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+
+    def read(self, place: str) -> str:
+        """The secret.
+
+        Raises:
+            OnefoldError: the variable is not set.
+        """
+        if value := os.environ.get(self.env):
+            return value
+        raise OnefoldError(f"{place}: the environment variable {self.env} is not set; set it where Onefold runs")
+
+
+class Configured(BaseModel):
+    """What every destination's file may say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    description: str = Field("", description="For people.")
+    audiences: tuple[str, ...] = Field(min_length=1, description="Names of the audiences that go there.")
+    columns: dict[str, str] = Field(
+        min_length=1, description="column there: column of unified.customers, or audience. A list where the names are the same."
+    )
+    key: tuple[str, ...] = Field(("customer_id",), min_length=1, description="Columns there that name a row.")
+    channel: str | None = Field(None, pattern=NAME, description="Channel that consent is asked for, where it is not the usual.")
+    batch_size: int = Field(1_000, ge=1, le=100_000, description="Rows a request.")
+    rate: float | None = Field(None, gt=0, description="Requests a second at most.")
+    retries: Retries = Field(default_factory=Retries)
+    on_uncertain: Literal["resend", "hold"] = Field("hold", description="What to do where a batch may come twice.")
+
+    shares_rows: ClassVar[bool] = False  # whether its audiences' rows lie in one place there
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _same_names_may_be_listed(cls, value: Any) -> Any:
+        return {name: name for name in value} if isinstance(value, list) else value
+
+    @field_validator("audiences", "key", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _keys_name_rows(self) -> "Configured":
+        for name in self.key:
+            if name not in self.columns:
+                raise ValueError(f"key: '{name}' is none of the columns; there are {', '.join(self.columns)}")
+        if self.shares_rows and len(self.audiences) > 1 and "audience" not in {self.columns[name] for name in self.key}:
+            raise ValueError(
+                "key: several audiences share this table, and leaving one would remove a customer from all; add a column with "
+                "audience to the key, or give each a file and a table of its own"
+            )
+        return self
+
+    def open(self, home: Home, name: str, audience: str) -> Destination:
+        """The destination for one audience.
+
+        Raises:
+            OnefoldError: a secret is not in the environment.
+        """
+        raise NotImplementedError
+
+
+class FilesConfigured(Configured):
+    """Files in a folder, by default of the home, or behind an fsspec URL."""
+
+    kind: Literal["files"]
+    url: str | None = Field(None, description="Folder or fsspec URL; a folder for each audience is made in it.")
+    format: Literal["csv", "jsonl", "parquet"] = "csv"
+    batch_size: int = Field(50_000, ge=1, le=100_000, description="Rows a file.")
+
+    @field_validator("url")
+    @classmethod
+    def _has_no_password(cls, value: str | None) -> str | None:
+        if value and "://" in value and urlsplit(value).password:
+            raise ValueError("has a password in it; give credentials by the environment, as the store's library reads them")
+        return value
+
+    def open(self, home: Home, name: str, audience: str) -> Destination:
+        from dagster_project.lib.delivery.files import Files
+
+        folder = self.url.rstrip("/") if self.url else str(home.deliveries / "_destinations" / name)
+        if "://" not in folder:
+            folder = str(home.path / folder)
+        return Files(f"{folder}/{audience}", self.format, tuple(self.columns), self.key, self.batch_size)
+
+
+class WebhookConfigured(Configured):
+    """Signed JSON by HTTP."""
+
+    kind: Literal["webhook"]
+    url: str
+    secret: FromEnvironment = Field(description="What requests are signed with.")
+    headers: dict[str, str | FromEnvironment] = Field({}, description="Further headers, such as Authorization.")
+    semantics: Semantics = Field("appends", description="What the receiver does with an Idempotency-Key it has seen.")
+
+    @field_validator("url")
+    @classmethod
+    def _contact_data_go_encrypted(cls, value: str) -> str:
+        parts = urlsplit(value)
+        is_here = parts.hostname in ("localhost", "127.0.0.1", "::1")
+        if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and is_here)):
+            raise ValueError("is not an https:// address; http:// is for this machine only")
+        if parts.password or parts.username:
+            raise ValueError("has credentials in it; use `headers` with {env: NAME}")
+        return value
+
+    @field_validator("headers")
+    @classmethod
+    def _secrets_are_not_written_here(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name, given in value.items():
+            if isinstance(given, str) and re.search(r"auth|key|token|secret|cookie|password", name, re.I):
+                raise ValueError(f"'{name}' looks like a secret; write {{env: NAME}} and set that environment variable")
+        return value
+
+    def open(self, home: Home, name: str, audience: str) -> Destination:
+        from dagster_project.lib.delivery.webhook import Webhook
+
+        place = f"destination {name}"
+        headers = {key: given if isinstance(given, str) else given.read(place) for key, given in self.headers.items()}
+        secret = self.secret.read(place)
+        columns = tuple(self.columns)
+        return Webhook(self.url, secret, audience, columns, self.key, self.semantics, self.batch_size, headers)
+
+
+class PostgresConfigured(Configured):
+    """A table of a PostgreSQL database."""
+
+    kind: Literal["postgres"]
+    dsn: FromEnvironment = Field(description="Connection string: postgresql://user:password@host/database?sslmode=require")
+    table: str = Field(pattern=r"^[^.\s]+(\.[^.\s]+)?$", description="Table, with its schema if it has one.")
+    shares_rows: ClassVar[bool] = True
+
+    def open(self, home: Home, name: str, audience: str) -> Destination:
+        from dagster_project.lib.delivery.postgres import PostgresTable
+
+        dsn = self.dsn.read(f"destination {name}")
+        return PostgresTable(dsn, self.table, tuple(self.columns), self.key, self.batch_size)
+
+
+class WarehouseConfigured(Configured):
+    """A table `delivered.<name>` of the warehouse."""
+
+    kind: Literal["warehouse"]
+    batch_size: int = Field(50_000, ge=1, le=100_000, description="Rows a transaction.")
+    shares_rows: ClassVar[bool] = True
+
+    def open(self, home: Home, name: str, audience: str) -> Destination:
+        from dagster_project.lib.delivery.warehouse_table import WarehouseTable
+
+        return WarehouseTable(home, name, tuple(self.columns), self.key, self.batch_size)
+
+
+class AdvertisingConfigured(Configured):
+    """A list of an advertising platform for each audience; what names a member there is all that was sent of them."""
+
+    audiences: dict[str, str] = Field(min_length=1, description="The number of the platform's list, by audience.")
+    key: tuple[()] = Field((), description="None: the platform knows no keys.")
+    batch_size: int = Field(10_000, ge=1, le=10_000, description="Rows a request.")
+
+    @field_validator("audiences", mode="before")
+    @classmethod
+    def _numbers_are_text(cls, value: Any) -> Any:
+        return {name: str(number) for name, number in value.items()} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _lists_are_not_shared(self) -> "AdvertisingConfigured":
+        if len(set(self.audiences.values())) < len(self.audiences):
+            raise ValueError("audiences: two have the same list, and leaving one would remove a customer from both")
+        return self
+
+
+class GoogleConfigured(AdvertisingConfigured):
+    """Google Customer Match."""
+
+    kind: Literal["google"]
+    api: Literal["data_manager", "google_ads"] = Field(
+        "data_manager", description="The older one takes no new developer tokens."
+    )
+    account: str = Field(pattern=r"^[0-9-]+$", description="Google Ads account that has the lists.")
+    login_account: str | None = Field(None, pattern=r"^[0-9-]+$", description="Manager account of the credentials.")
+    ad_user_data: Literal["granted"] = Field(description="That members consent to Google having their data for advertising.")
+    ad_personalization: Literal["granted", "denied"] = Field(description="Whether they consent to personalised advertising.")
+    terms_accepted: Literal[True] = Field(description="That the company accepted Google's Customer Match policy.")
+    credentials: FromEnvironment = FromEnvironment(env="GOOGLE_APPLICATION_CREDENTIALS")
+    developer_token: FromEnvironment = FromEnvironment(env="GOOGLE_ADS_DEVELOPER_TOKEN")
+    version: str = Field("v26", pattern=r"^v[0-9]+$", description="Of the Google Ads API; Google ends some each year.")
+    columns: dict[str, str] = Field(
+        {name: name for name in ("email", "phone", "first_name", "last_name", "postal_code", "country")},
+        min_length=1,
+        description="What is sent, by Onefold's names.",
+    )
+
+    def open(self, home: Home, name: str, audience: str) -> Destination:
+        from dagster_project.lib.delivery import google
+
+        given: dict[str, Any] = {
+            "account_id": self.account,
+            "login_account_id": self.login_account,
+            "audience_id": self.audiences[audience],
+            "columns": tuple(self.columns),
+            "region": Settings.of(home).default_region,
+            "ad_user_data": self.ad_user_data,
+            "ad_personalization": self.ad_personalization,
+            "credentials_env": self.credentials.env,
+        }
+        if self.api == "google_ads":
+            destination = google.GoogleAds(**given, developer_token_env=self.developer_token.env, version=self.version)
+        else:
+            destination = google.DataManager(**given, terms_accepted=self.terms_accepted)
+        destination.batch_size = min(self.batch_size, destination.batch_size)
+        return destination
+
+
+class MetaConfigured(AdvertisingConfigured):
+    """Meta Custom Audiences."""
+
+    kind: Literal["meta"]
+    token: FromEnvironment = FromEnvironment(env="META_ACCESS_TOKEN")
+    version: str = Field("v25.0", pattern=r"^v[0-9]+\.[0-9]+$", description="Of the Marketing API; Meta ends some each year.")
+    app_secret: FromEnvironment | None = Field(None, description="Where the app demands a proof of its secret.")
+    columns: dict[str, str] = Field(
+        {
+            name: name
+            for name in (
+                *("customer_id", "email", "phone", "first_name", "last_name", "gender", "birth_date"),
+                *("city", "region", "postal_code", "country"),
+            )
+        },
+        min_length=1,
+        description="What is sent, by Onefold's names.",
+    )
+
+    def open(self, home: Home, name: str, audience: str) -> Destination:
+        from dagster_project.lib.delivery.meta import CustomAudience
+
+        destination = CustomAudience(
+            audience_id=self.audiences[audience],
+            region=Settings.of(home).default_region,
+            columns=tuple(self.columns),
+            token_env=self.token.env,
+            app_secret_env=self.app_secret.env if self.app_secret else None,
+            version=self.version,
+        )
+        destination.batch_size = min(self.batch_size, destination.batch_size)
+        return destination
+
+
+# A new kind of destination is one class here and one that sends.
+Kind = Annotated[
+    FilesConfigured | WebhookConfigured | PostgresConfigured | WarehouseConfigured | GoogleConfigured | MetaConfigured,
+    Field(discriminator="kind"),
+]
+_ANY = TypeAdapter(Kind)
+
+
+def load_destinations(home: Home, audiences: Collection[str], columns: Collection[str]) -> dict[str, Configured]:
+    """The destinations of a home, by name.
+
+    Args:
+        audiences: names of all that are published.
+        columns: of unified.customers.
+
+    Raises:
+        OnefoldError: a file is wrong; names file, key and remedy.
+    """
+    found: dict[str, Configured] = {}
+    for file in sorted((home.path / "destinations").glob("*.y*ml")):
+        if not re.fullmatch(NAME, file.stem):
+            raise OnefoldError(f"{file}: write names of destinations in lower case with underscores")
+        if file.stem in found:
+            raise OnefoldError(f"{file}: there are two files of this name; keep one")
+        found[file.stem] = _read(file, audiences, columns)
+    return found
+
+
+def works(home: Home, destinations: dict[str, Configured]) -> list[Work]:
+    """Each audience at each destination, for `send_all`; a destination is opened when it is sent to."""
+    return [
+        Work(audience, name, partial(each.open, home, name, audience), each.on_uncertain, each.retries, each.rate)
+        for name, each in destinations.items()
+        for audience in each.audiences
+    ]
+
+
+def _read(file: Path, audiences: Collection[str], columns: Collection[str]) -> Configured:
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=YAML_LOADER)
+    except yaml.YAMLError as error:
+        raise OnefoldError(f"{file}: not valid YAML: {error}") from error
+    try:
+        configured = _ANY.validate_python(content)
+    except ValidationError as error:
+        problems = "; ".join(f"{_place(e['loc'])}{e['msg'].removeprefix('Value error, ')}" for e in error.errors())
+        raise OnefoldError(f"{file}: {problems}. docs/destinations.md shows every key") from error
+    for audience in configured.audiences:
+        if audience not in audiences:
+            raise OnefoldError(
+                f"{file}: audiences: there is no audience '{audience}'; there are {', '.join(sorted(audiences))}"
+            )
+    known = {"customer_id", "audience", *columns}
+    for name, source in configured.columns.items():
+        if source not in known or source.startswith("_"):
+            raise OnefoldError(f"{file}: columns.{name}: unified.customers has no column '{source}'")
+    return configured
+
+
+def _place(loc: tuple) -> str:
+    """Where an error is, without the kind that pydantic puts before it."""
+    shown = ".".join(str(part) for part in loc[1:] if not str(part).endswith("Environment") and part != "str")
+    return f"{shown}: " if shown else ""
