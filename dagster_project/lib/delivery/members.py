@@ -15,17 +15,19 @@ from dagster_project.lib.reading import identifier
 ADDRESSES = {"email": "email", "phone": "sms"}  # types of identifiers that are sent to, and the channel each is asked for
 _CHUNK = 5_000
 
+# A table, so that the engine knows how few they are when it joins.
+_THEIRS = """
+create or replace temp table theirs as
+select customer_id, identifier_type, identifier_value, valid_from, last_seen_at
+from unified.customer_identifiers
+where valid_to is null and is_person and customer_id in (select customer_id from chosen)
+"""
+
 # What was stated about an address itself, and about the person by an identifier that is none. The latest statement for each
 # channel counts, of equal times a denial; a grant for the channel gives way to a later denial for all channels.
 _CONTACTS = """
 create or replace temp table contacts as
-with theirs as (
-    select customer_id, identifier_type, identifier_value, valid_from, last_seen_at
-    from unified.customer_identifiers
-    where valid_to is null and is_person and customer_id in (select customer_id from chosen)
-),
-
-addresses as (
+with addresses as (
     select *, case identifier_type {channels} end as used_channel
     from theirs where identifier_type in ({types})
 ),
@@ -171,6 +173,7 @@ class WarehouseMembers:
         if wanted:
             channels = " ".join(f"when '{kind}' then '{quoted(self.channel or usual)}'" for kind, usual in ADDRESSES.items())
             types = ", ".join(f"'{kind}'" for kind in ADDRESSES)
+            self._connection.execute(_THEIRS)
             self._connection.execute(
                 _CONTACTS.format(
                     channels=channels, types=types, own=_VERDICT.format("own"), personal=_VERDICT.format("personal")
@@ -191,7 +194,8 @@ class WarehouseMembers:
                 {", ".join(values)}
             from chosen
             left join (
-                select distinct customer_id from audiences.memberships where audience = $audience and left_at is null
+                select distinct customer_id from audiences.memberships
+                where audience = $audience and left_at is null and customer_id in (select customer_id from chosen)
             ) as members on members.customer_id = chosen.customer_id
             left join unified.customers as customers on customers.customer_id = chosen.customer_id{joins}
             order by chosen.customer_id
