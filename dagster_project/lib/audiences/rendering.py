@@ -13,6 +13,8 @@ import jinja2
 
 from dagster_project.lib.errors import OnefoldError
 
+_ENVIRONMENT = jinja2.Environment(extensions=["jinja2.ext.do"], undefined=jinja2.StrictUndefined, autoescape=False)
+
 
 def rendered(project: Path, text: str, variables: Mapping[str, Any], ref: Callable[[str], str]) -> str:
     """A model's text as SQL.
@@ -23,20 +25,22 @@ def rendered(project: Path, text: str, variables: Mapping[str, Any], ref: Callab
     Raises:
         OnefoldError: the text asks for something that only dbt has.
     """
-    environment = jinja2.Environment(extensions=["jinja2.ext.do"], undefined=jinja2.StrictUndefined, autoescape=False)
-    environment.globals |= {
+    adapter = _Adapter()
+    given = {
         "ref": ref,
         "var": lambda name, default=None: variables.get(name, default),
         "dbt": _Dbt(),
-        "adapter": _Adapter(),
+        "adapter": adapter,
         "return": lambda value: value,
         "is_incremental": lambda: False,
         "config": lambda **_: "",
         "execute": False,
     }
+    files = sorted((project / "macros").glob("**/*.sql"))
     try:
-        return environment.from_string(_macros(project) + text).render().strip()
-    except jinja2.TemplateError as error:
+        adapter.macros = _library(tuple((file, file.stat().st_mtime_ns) for file in files)).make_module(given)
+        return _ENVIRONMENT.from_string(text).render({**given, **vars(adapter.macros)}).strip()
+    except (jinja2.TemplateError, AttributeError) as error:
         raise OnefoldError(f"only dbt can compile it: {error}") from error
 
 
@@ -44,25 +48,21 @@ class _Dbt:
     """dbt's own macros, as dbt-duckdb writes them."""
 
     def dateadd(self, datepart: str, interval: object, from_date_or_timestamp: str) -> str:
-        return f"date_add({from_date_or_timestamp}, interval ({interval}) {datepart})"
+        return f"({from_date_or_timestamp} + cast({interval} as bigint) * interval 1 {datepart})"
 
     def datediff(self, first_date: str, second_date: str, datepart: str) -> str:
-        return f"date_diff('{datepart}', {first_date}::timestamp, {second_date}::timestamp)"
+        return f"(date_diff('{datepart}', {first_date}::timestamp, {second_date}::timestamp))"
 
 
 class _Adapter:
-    @jinja2.pass_context
-    def dispatch(self, context: jinja2.runtime.Context, name: str) -> Any:
-        return context.vars[f"duckdb__{name}"]
+    macros: Any = None
 
-
-def _macros(project: Path) -> str:
-    files = sorted((project / "macros").glob("**/*.sql"))
-    return _joined(tuple((file, file.stat().st_mtime_ns) for file in files))
+    def dispatch(self, name: str) -> Any:
+        return getattr(self.macros, f"duckdb__{name}")
 
 
 @functools.lru_cache(maxsize=2)
-def _joined(files: tuple[tuple[Path, int], ...]) -> str:
-    """All macros, but for the blocks that only dbt knows."""
+def _library(files: tuple[tuple[Path, int], ...]) -> jinja2.Template:
+    """All macros, but for the files with blocks that only dbt knows."""
     texts = (file.read_text(encoding="utf-8") for file, _ in files)
-    return "".join(text for text in texts if "{% materialization" not in text and "{% test" not in text)
+    return _ENVIRONMENT.from_string("".join(text for text in texts if "{% materialization" not in text))
