@@ -21,12 +21,17 @@ def whole(rule: form.Rule, known: Known, language: str = ENGLISH) -> str:
     if rule.not_ is not None:
         inner = whole(rule.not_, known, language)
         return f"并非（{inner}）" if language == CHINESE else f"not ({inner})"
-    parts = [whole(part, known, language) for part in rule.all_ or rule.any_ or ()]
+    rules = rule.all_ or rule.any_ or ()
+    parts = [whole(part, known, language) for part in rules]
     if len(parts) == 1:
         return parts[0]
-    if language == CHINESE:
-        return ("，且" if rule.all_ else "，或").join(f"（{p}）" if "，" in p else p for p in parts)
-    return (" and " if rule.all_ else " or ").join(f"({p})" if " and " in p or " or " in p else p for p in parts)
+    left, right = "（）" if language == CHINESE else "()"
+    word = {("all", ENGLISH): " and ", ("any", ENGLISH): " or ", ("all", CHINESE): "，且", ("any", CHINESE): "，或"}
+    bracketed = [
+        f"{left}{words}{right}" if len(part.all_ or part.any_ or ()) > 1 else words
+        for part, words in zip(rules, parts, strict=True)
+    ]
+    return word["all" if rule.all_ else "any", language].join(bracketed)
 
 
 def number(value: Decimal | int) -> str:
