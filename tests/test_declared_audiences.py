@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import re
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,12 @@ def asker(connection: duckdb.DuckDBPyConnection, known: Known, **forms: Form) ->
 
 
 def members(connection: duckdb.DuckDBPyConnection, known: Known, who: str | dict[str, Any]) -> set[str]:
-    table = asker(connection, known, a=declared(who)).members("a")
-    return {row[0] for row in connection.execute(f"select customer_id from {table}").fetchall()}
+    """Who is in the audience, by the model's query; a preview has the same."""
+    asked = asker(connection, known, a=declared(who))
+    found = connection.execute(f"from ({asked.query('a')}) order by all").fetchall()
+    assert found == connection.execute(f"from {asked.members('a')} order by all").fetchall()
+    assert len(found) == len({row[0] for row in found})
+    return {row[0] for row in found}
 
 
 # What each condition selects
@@ -457,6 +462,30 @@ def test_the_control_group_is_a_share_by_customer_and_the_same_wherever_the_salt
     assert abs(len(held["one"]) / 20000 - 0.1) < 0.01
     assert abs(len(held["own"] & held["one"]) / 20000 - 0.01) < 0.005  # independent of another salt
     assert held["none"] == set()
+
+
+def documented() -> list[str]:
+    """The conditions in the table of docs/audiences.md."""
+    text = (dbt.PROJECT.parent / "docs" / "audiences.md").read_text(encoding="utf-8")
+    table = text.split("### Conditions")[1].split("###")[0]
+    return [
+        found.replace("{…,", "{name: searched, within_days: 9,") for found in re.findall(r"^\| `(\w+: [^`]*)`", table, re.M)
+    ]
+
+
+@pytest.mark.parametrize("who", documented())
+def test_every_condition_of_the_documentation_is_one(tmp_path: Path, known: Known, who: str) -> None:
+    write(tmp_path, "high_value_customers")
+    write(tmp_path, "a", who)
+    assert "a" in project.load(tmp_path / "dbt", known)
+
+
+def test_the_documentation_has_every_condition_and_key(tmp_path: Path, known: Known) -> None:
+    assert {who.split(":")[0] for who in documented()} == {"tag", "event", "funnel", "trait", "place", "consent", "audience"}
+    text = (dbt.PROJECT.parent / "docs" / "audiences.md").read_text(encoding="utf-8")
+    for cls in (form.Form, form.Tag, form.Event, form.FunnelStep, form.Trait, form.Place, form.Consent, form.Other, form.Rule):
+        for name, field in cls.model_fields.items():
+            assert re.search(rf"\b{field.alias or name}\b", text), (cls, name)
 
 
 # What is refused

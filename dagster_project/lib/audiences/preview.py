@@ -77,31 +77,37 @@ class Asker:
             return table
         self._made.add(name)
         if name in self._forms:
-            asked = self.conditions(name)
-            text = sql.model(name, self._forms[name], asked)
+            judged = sql.model(name, self._forms[name], self.conditions(name), members_only=False)
+            self._execute(f"create or replace temp table judged_{name} as {self._sql(judged)}", name)
+            query = f"select customer_id, conditions, is_control from judged_{name} where is_member"
         else:
-            text = self._known.models[name]
-        self._execute(f"create or replace temp table {PREFIX}{name} as {self._sql(text)}", name)
+            query = self.query(name)
+        self._execute(f"create or replace temp table {PREFIX}{name} as {query}", name)
         return table
+
+    def query(self, name: str) -> str:
+        """The query that dbt builds an audience's table from."""
+        if name not in self._forms:
+            return self._sql(self._known.models[name])
+        return self._sql(sql.model(name, self._forms[name], self.conditions(name)))
 
     def conditions(self, name: str) -> list[sql.Condition]:
         return sql.conditions(self._forms[name], self._known, project.above(name, self._forms))
 
     def holding(self, name: str) -> dict[int, int]:
         """For how many known customers each condition holds."""
-        judged = sql.model(name, self._forms[name], self.conditions(name), members_only=False)
-        rows = self._execute(
-            f"select number, count(*) from (select unnest(string_split(conditions, ',')) as number from ({self._sql(judged)})) "
-            "where number <> '' group by number",
-            name,
+        self.members(name)
+        rows = self._connection.execute(
+            f"select number, count(*) from (select unnest(string_split(conditions, ',')) as number from temp.judged_{name}) "
+            "where number <> '' group by number"
         ).fetchall()
         return {int(number): count for number, count in rows}
 
     def judged(self, name: str, customer: str) -> tuple[bool, set[int]] | None:
         """Whether a customer is a member, and which conditions hold; None if nobody known has this id."""
-        judged = sql.model(name, self._forms[name], self.conditions(name), members_only=False)
+        self.members(name)
         row = self._connection.execute(
-            f"select is_member, conditions from ({self._sql(judged)}) where customer_id = ?", [customer]
+            f"select is_member, conditions from temp.judged_{name} where customer_id = ?", [customer]
         ).fetchone()
         return row and (row[0], {int(number) for number in row[1].split(",") if number})
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import yaml
 
 from dagster_project.lib.errors import OnefoldError
 
@@ -20,12 +21,14 @@ def rendered(project: Path, text: str, variables: Mapping[str, Any], ref: Callab
     """A model's text as SQL.
 
     Args:
+        variables: besides those of the project's file.
         ref: the table that stands for a model.
 
     Raises:
         OnefoldError: the text asks for something that only dbt has.
     """
     adapter = _Adapter()
+    variables = {**_usual(project / "dbt_project.yml", (project / "dbt_project.yml").stat().st_mtime_ns), **variables}
     given = {
         "ref": ref,
         "var": lambda name, default=None: variables.get(name, default),
@@ -40,8 +43,13 @@ def rendered(project: Path, text: str, variables: Mapping[str, Any], ref: Callab
     try:
         adapter.macros = _library(tuple((file, file.stat().st_mtime_ns) for file in files)).make_module(given)
         return _ENVIRONMENT.from_string(text).render({**given, **vars(adapter.macros)}).strip()
-    except (jinja2.TemplateError, AttributeError) as error:
+    except (jinja2.TemplateError, AttributeError, TypeError) as error:
         raise OnefoldError(f"only dbt can compile it: {error}") from error
+
+
+@functools.lru_cache(maxsize=2)
+def _usual(file: Path, modified: int) -> dict[str, Any]:
+    return yaml.safe_load(file.read_text(encoding="utf-8"))["vars"]
 
 
 class _Dbt:
