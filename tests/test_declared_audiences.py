@@ -15,7 +15,7 @@ from dagster_project.lib import dbt
 from dagster_project.lib.audiences import form, project, sql
 from dagster_project.lib.audiences.form import Form
 from dagster_project.lib.audiences.known import Known
-from dagster_project.lib.audiences.preview import Asker, preview
+from dagster_project.lib.audiences.preview import Asker, named, preview
 from dagster_project.lib.audiences.sentences import CHINESE, sentence, whole
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.funnels import SHIPPED, Funnel
@@ -448,6 +448,7 @@ def test_the_control_group_is_a_share_by_customer_and_the_same_wherever_the_salt
         "one": declared(everybody, control={"share": 0.1, "salt": "company"}),
         "two": declared(everybody, control={"share": 0.1, "salt": "company"}),
         "more": declared(everybody, control={"share": 0.25, "salt": "company"}),
+        "few": declared(everybody, control={"share": 0.01, "salt": "company"}),
         "own": declared(everybody, control={"share": 0.1}),
         "none": declared(everybody),
     }
@@ -825,6 +826,25 @@ def test_a_preview_counts_reaches_and_compares(company: duckdb.DuckDBPyConnectio
     assert len(found.examples) == 2 and {row["customer_id"] for row in found.examples} < {"2", "3", "4"}
     with pytest.raises(OnefoldError, match="restricted tags are for care and service, this audience is for marketing"):
         preview(company, asker(company, known, **forms), "a", known, forms, "marketing", ("health_concern",))
+
+
+def test_a_draft_is_previewed_from_anywhere_and_stands_for_the_projects_own(tmp_path: Path, known: Known) -> None:
+    write(tmp_path, "a", "tag: {name: lifecycle, is: new}")
+    write(tmp_path, "b", "audience: {in: a}")
+    draft = write(tmp_path / "elsewhere", "a", "tag: {name: lifecycle, is: lapsed}")
+    assert named("a", tmp_path / "dbt", known)[1]["a"].who.tag.is_ == ("new",)
+    name, forms = named(str(draft), tmp_path / "dbt", known)
+    assert name == "a" and forms["a"].who.tag.is_ == ("lapsed",) and "b" in forms
+    assert named("audiences_cart_abandoners", tmp_path / "dbt", known)[0] == "cart_abandoners"
+    with pytest.raises(OnefoldError, match="there is no audience 'cart_abandoner': did you mean 'cart_abandoners'"):
+        named("cart_abandoner", tmp_path / "dbt", known)
+    write(tmp_path / "elsewhere", "a", "audience: {in: b}")
+    with pytest.raises(OnefoldError, match=f"^{draft}: made from itself: a reads b reads a"):
+        named(str(draft), tmp_path / "dbt", known)
+    with pytest.raises(OnefoldError, match="name the file as the audience"):
+        named(str(tmp_path / "A; drop.yaml"), tmp_path / "dbt", known)
+    with pytest.raises(OnefoldError, match="there is no such file"):
+        named(str(tmp_path / "none.yaml"), tmp_path / "dbt", known)
 
 
 def test_a_preview_says_what_is_missing_in_served_tables(company: duckdb.DuckDBPyConnection, known: Known) -> None:

@@ -1,5 +1,6 @@
 """What an audience would be, as of the last refresh: asked of the served tables; nothing waits or is written."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from dagster_project.lib.audiences.form import Form, suggestion
 from dagster_project.lib.audiences.known import CARING, PREFIX, Known
 from dagster_project.lib.audiences.rendering import rendered
 from dagster_project.lib.audiences.sentences import CHINESE, whole
+from dagster_project.lib.contracts import NAME
 from dagster_project.lib.errors import OnefoldError
 
 # The channels of a message, and what one has to know of a customer to send it there.
@@ -139,7 +141,13 @@ def named(given: str, folder: Path, known: Known) -> tuple[str, dict[str, Form]]
     """
     if given.endswith((".yaml", ".yml")) or "/" in given:
         file = Path(given)
-        return file.stem, project.load(folder, known, {file.stem: form.read(file)})
+        if not re.fullmatch(NAME, file.stem):
+            raise OnefoldError(f"{given}: name the file as the audience, in lower case with underscores, and .yaml")
+        draft = form.read(file)
+        try:
+            return file.stem, project.load(folder, known, {file.stem: draft})
+        except OnefoldError as error:  # in the words of the project, where the draft may never have been
+            raise OnefoldError(str(error).replace(f"{folder.name}/audiences/{file.stem}.yaml", given)) from error
     name = given.removeprefix(PREFIX)
     forms = project.load(folder, known)
     if name not in forms and name not in known.models:
