@@ -457,8 +457,9 @@ def test_the_control_group_is_a_share_by_customer_and_the_same_wherever_the_salt
         name: {row[0] for row in company.execute(f"select customer_id from {asked.members(name)} where is_control").fetchall()}
         for name in forms
     }
-    by_hand = {f"c_{n}" for n in range(20000) if int(hashlib.md5(f"c_{n}|company".encode()).hexdigest()[:8], 16) < 0.1 * 2**32}
-    assert held["one"] == held["two"] == by_hand
+    places = {f"c_{n}": int(hashlib.md5(f"c_{n}|company".encode()).hexdigest()[:8], 16) / 2**32 for n in range(20000)}
+    assert held["one"] == held["two"] == {name for name, place in places.items() if place < 0.1}
+    assert held["few"] == {name for name, place in places.items() if place < 0.01}
     assert held["one"] < held["more"]  # a larger share keeps those that were in
     assert abs(len(held["one"]) / 20000 - 0.1) < 0.01
     assert abs(len(held["own"] & held["one"]) / 20000 - 0.01) < 0.005  # independent of another salt
