@@ -537,6 +537,9 @@ def test_the_documentation_has_every_condition_and_key(tmp_path: Path, known: Kn
         ("all: [{not: {tag: {name: lifecycel}}}]", "who.all.1.not.tag.name: there is no tag"),
         ("[{tag: {name: lifecycle}}]", "who: expected a mapping"),
         ("nobody", "who: expected a mapping"),
+        ("event: {name: searched, within_days: true}", "who.event.within_days: Input should be a valid integer"),
+        ("trait: {name: order_count, at_least: many}", "who.trait.at_least: Input should be a valid decimal"),
+        ("trait: {name: order_count, at_least: .nan}", "who.trait.at_least: Input should be a finite number"),
     ],
 )
 def test_a_mistake_is_named_with_file_path_and_remedy(tmp_path: Path, known: Known, who: str, said: str) -> None:
@@ -547,7 +550,9 @@ def test_a_mistake_is_named_with_file_path_and_remedy(tmp_path: Path, known: Kno
     assert all(line.startswith("dbt/audiences/a.yaml: ") for line in str(caught.value).splitlines())
 
 
-@pytest.mark.parametrize("value", ["O'Brien", "{{ env_var('HOME') }}", "{% do x %}", "a\nselect 1", "back\\slash", "a\u2028b"])
+@pytest.mark.parametrize(
+    "value", ["O'Brien", "{{ env_var('HOME') }}", "{% do x %}", "a\nselect 1", "back\\slash", "a\u2028b", "a\n"]
+)
 def test_a_value_cannot_end_the_text_that_it_is_written_into(known: Known, value: str) -> None:
     for who in (
         {"tag": {"name": "lifecycle", "is": value}},
@@ -590,6 +595,13 @@ def test_every_mistake_of_every_file_is_told_at_once(tmp_path: Path, known: Know
     told = refusal(tmp_path, known)
     for part in ("a.yaml: purpose: ", "b.yaml: who: unknown key", "c.yaml: not valid YAML", "Not A Name.yaml: name the file"):
         assert part in told
+
+
+def test_a_condition_that_yaml_would_drop_is_refused(tmp_path: Path, known: Known) -> None:
+    file = write(tmp_path, "a", "all: [{tag: {name: lifecycle}}]")
+    content = file.read_text()
+    file.write_text(content.replace("  - tag:", "  - place: {city: x}\n    place: {city: y}\n  - tag:"))
+    assert "not valid YAML: line" in refusal(tmp_path, known) and "'place' stands twice" in refusal(tmp_path, known)
 
 
 def test_audiences_that_are_made_from_themselves_are_refused(tmp_path: Path, known: Known) -> None:

@@ -60,7 +60,7 @@ def _require_texts(values: tuple[str, ...] | None) -> tuple[str, ...] | None:
     if not values:
         raise ValueError("name at least one value")
     for given in values:
-        if not re.match(_TEXT, given):
+        if not re.fullmatch(_TEXT, given):
             raise ValueError(f"'{given}': a value has no quotes, backslashes, braces and line breaks")
     return tuple(dict.fromkeys(values))
 
@@ -84,9 +84,6 @@ class _Form(BaseModel):
         return {key: _texts(value) if key in cls.lists else value for key, value in given.items()}
 
 
-Days = Field(ge=1, le=LONGEST_WINDOW)
-
-
 class Tag(_Form):
     """A tag of the customer: now (`is`; without a value: whatever it is), in former days (`was`) or newly so (`became`)."""
 
@@ -97,7 +94,7 @@ class Tag(_Form):
     was: tuple[str, ...] | None = Field(None, description="A value that ended within the days.")
     became: tuple[str, ...] | None = Field(None, description="Its value now, which began within the days.")
     from_: tuple[str, ...] | None = Field(None, alias="from", description="With became: the value before.")
-    within_days: int | None = Field(None, ge=1, le=LONGEST_WINDOW, description="With was and became.")
+    within_days: int | None = Field(None, ge=1, le=LONGEST_WINDOW, strict=True, description="With was and became.")
     at_least: Decimal | None = Field(None, description="Its number now, such as a score.")
     at_most: Decimal | None = None
     confidence: Decimal | None = Field(None, gt=0, le=1, description="At least so sure, where it is inferred.")
@@ -127,10 +124,10 @@ class Event(_Form):
     lists: ClassVar[tuple[str, ...]] = ("name", "not_followed_by")
 
     name: tuple[str, ...] = Field(description="An event, or several of which any counts.")
-    within_days: int = Days
+    within_days: int = Field(ge=1, le=LONGEST_WINDOW, strict=True)
     where: dict[str, tuple[str, ...]] = Field({}, description="column of the event, category or brand: value or values")
-    at_least: int | None = Field(None, ge=1)
-    at_most: int | None = Field(None, ge=1)
+    at_least: int | None = Field(None, ge=1, strict=True)
+    at_most: int | None = Field(None, ge=1, strict=True)
     never: bool = Field(False, description="Not once.")
     amount_at_least: Decimal | None = Field(None, gt=0, description="In all, in base currency.")
     not_followed_by: tuple[str, ...] | None = Field(None, description="None of these since the last time.")
@@ -169,7 +166,7 @@ class FunnelStep(_Form):
     name: str
     reached: str | None = Field(None, description="A step's name or number; without it the first.")
     not_reached: str | None = None
-    within_days: int = Field(30, ge=1, le=LONGEST_WINDOW, description="In which it was entered.")
+    within_days: int = Field(30, ge=1, le=LONGEST_WINDOW, strict=True, description="In which it was entered.")
 
     @field_validator("reached", "not_reached", mode="before")
     @classmethod
@@ -192,8 +189,8 @@ class Trait(_Form):
     is_: tuple[str, ...] | bool | None = Field(None, alias="is", description="One of these values; true or false.")
     at_least: Decimal | None = None
     at_most: Decimal | None = None
-    within_days: int | None = Field(None, ge=1, le=36500, description="Of a time: no longer ago than this.")
-    older_than_days: int | None = Field(None, ge=1, le=36500, description="Of a time: longer ago than this.")
+    within_days: int | None = Field(None, ge=1, le=36500, strict=True, description="Of a time: no longer ago than this.")
+    older_than_days: int | None = Field(None, ge=1, le=36500, strict=True, description="Of a time: longer ago than this.")
     known: bool | None = Field(None, description="Whether there is any value.")
 
     @field_validator("is_", mode="before")
@@ -241,7 +238,7 @@ class Place(_Form):
     @classmethod
     def _cities_have_letters(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for given in value or ():
-            if not place_key(given) or not re.match(_TEXT, given.replace("'", "")):
+            if not place_key(given) or not re.fullmatch(_TEXT, given.replace("'", "")):
                 raise ValueError(f"'{given}' is not the name of a city in Chinese or Latin letters")
         return value
 
@@ -338,7 +335,7 @@ class Form(_Form):
     description: str | None = Field(None, pattern=r"^[^{}]+$", description="Without it, the conditions in words.")
     owner: Owner
     purpose: str = Field(pattern=NAME, description="What consent is asked for.")
-    priority: int | None = Field(None, description="The greater comes first in its exclusive group.")
+    priority: int | None = Field(None, strict=True, description="The greater comes first in its exclusive group.")
     exclusive_group: str | None = Field(None, pattern=NAME, description="A customer is in one audience of a group.")
     control: Control | None = None
     who: Rule
@@ -355,6 +352,19 @@ def place_key(name: str) -> str:
     return re.sub("(市|city)$", "", re.sub("[^a-z一-鿿]+", "", name.lower()))
 
 
+class _Loader(YAML_LOADER):  # type: ignore[valid-type, misc]
+    """Refuses a key that stands twice in a mapping: YAML would drop the first condition, and the audience would be larger."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                at = f"line {key.start_mark.line + 1}"
+                raise yaml.YAMLError(f"{at}: '{key.value}' stands twice in one mapping; put both below all, each behind a dash")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read(file: Path) -> Form:
     """Read one file.
 
@@ -362,7 +372,7 @@ def read(file: Path) -> Form:
         OnefoldError: it is wrong; a line for each mistake with file, path and remedy.
     """
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=YAML_LOADER)
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError as error:
         raise OnefoldError(f"{file}: there is no such file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
