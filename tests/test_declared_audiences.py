@@ -377,11 +377,16 @@ def test_random_rules_select_whom_plain_python_selects(company: duckdb.DuckDBPyC
             return count == 0
         return count >= value.get("at_least", 0) and count <= value.get("at_most", 1000)
 
+    company.execute("create table chosen as select customer_id from unified.customers where customer_id like '%3'")
     sizes = set()
     for _ in range(60):
         given = rule(3)
         expected = {name for name in names if holds(given, name)}
         assert members(company, known, given) == expected, given
+        forms = {"a": declared({"audience": {"in": "b"}}), "b": declared(given)}
+        among = Asker(company, dbt.PROJECT, known, forms, VARIABLES, among="chosen").members("a")
+        rows = company.execute(f"select customer_id from {among}").fetchall()
+        assert {name for (name,) in rows} == {name for name in expected if name.endswith("3")}, given
         sizes.add(len(expected))
     assert len(sizes) > 15  # not all of nobody or everybody
 

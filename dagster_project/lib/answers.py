@@ -215,7 +215,8 @@ def audience_explain(home: Home, given: str, who: str) -> dict[str, Any]:
         raise OnefoldError(f"{name} is the model audiences_{name}.sql and has no conditions to explain; read its SQL")
     with private(home) as connection:
         customer_id = _found(connection, who)
-        asker = _asker(home, connection, known, forms)
+        connection.execute("create temp table asked as select ? as customer_id", [customer_id])
+        asker = _asker(home, connection, known, forms, among="asked")
         judged = asker.judged(name, customer_id)
         if judged is None:
             raise OnefoldError(f"{customer_id} is an anonymous visitor, and audiences have known customers only")
@@ -227,10 +228,12 @@ def audience_explain(home: Home, given: str, who: str) -> dict[str, Any]:
     return {"audience": name, "customer_id": customer_id, "is_member": is_member, "conditions": rows}
 
 
-def _asker(home: Home, connection: duckdb.DuckDBPyConnection, known: Known, forms: dict[str, Form]) -> Asker:
+def _asker(
+    home: Home, connection: duckdb.DuckDBPyConnection, known: Known, forms: dict[str, Form], among: str | None = None
+) -> Asker:
     (as_of,) = connection.execute("select as_of from serving.version").fetchone()
     variables = {**dbt.project_variables(home), "as_of": as_of.isoformat(sep=" ", timespec="microseconds")}
-    return Asker(connection, dbt.PROJECT, known, forms, variables)
+    return Asker(connection, dbt.PROJECT, known, forms, variables, among)
 
 
 def _purpose_of_model(home: Home, name: str) -> str | None:

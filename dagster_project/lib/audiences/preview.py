@@ -57,8 +57,22 @@ class Preview:
         return asdict(self)
 
 
+# Tables of which conditions read only the rows of the customer whom they judge; of tags.history also when it begins.
+_OF_CUSTOMERS = (
+    "unified_customers",
+    "unified_customer_events",
+    "unified_consents",
+    "tags_customer_tags",
+    "analytics_funnel_entries",
+)
+
+
 class Asker:
-    """Audiences of a dbt project, asked of one connection whose temporary tables they become."""
+    """Audiences of a dbt project, asked of one connection whose temporary tables they become.
+
+    Args:
+        among: a table of customers; nobody else is judged, and little else is read. By default all known ones are.
+    """
 
     def __init__(
         self,
@@ -67,9 +81,10 @@ class Asker:
         known: Known,
         forms: Mapping[str, Form],
         variables: Mapping[str, Any],
+        among: str | None = None,
     ) -> None:
         self._connection, self._folder, self._known, self._forms = connection, folder, known, forms
-        self._variables = variables
+        self._variables, self._among = variables, among
         self._made: set[str] = set()
 
     def members(self, name: str) -> str:
@@ -90,7 +105,7 @@ class Asker:
     def query(self, name: str) -> str:
         """The query that dbt builds an audience's table from."""
         if name not in self._forms:
-            return self._sql(self._known.models[name])
+            return rendered(self._folder, self._known.models[name], self._variables, self._whole)  # it may rank customers
         return self._sql(sql.model(name, self._forms[name], self.conditions(name)))
 
     def conditions(self, name: str) -> list[sql.Condition]:
@@ -121,9 +136,13 @@ class Asker:
         return rendered(self._folder, text, self._variables, self._ref)
 
     def _ref(self, model: str) -> str:
-        if model.startswith(PREFIX):
-            return self.members(model.removeprefix(PREFIX))
-        return model.replace("_", ".", 1)
+        table = self._whole(model)
+        if self._among and model in _OF_CUSTOMERS:
+            return f"(select * from {table} where customer_id in (select customer_id from {self._among}))"
+        return table
+
+    def _whole(self, model: str) -> str:
+        return self.members(model.removeprefix(PREFIX)) if model.startswith(PREFIX) else model.replace("_", ".", 1)
 
     def _execute(self, query: str, name: str) -> duckdb.DuckDBPyConnection:
         try:
