@@ -3,7 +3,7 @@
 import hashlib
 import random
 import re
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from dagster_project.lib.audiences import form, project, sql
 from dagster_project.lib.audiences.form import Form
 from dagster_project.lib.audiences.known import Known
 from dagster_project.lib.audiences.preview import Asker, named, preview
+from dagster_project.lib.audiences.rendering import rendered
 from dagster_project.lib.audiences.sentences import CHINESE, sentence, whole
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.funnels import SHIPPED, Funnel
+from dagster_project.lib.home import Home
 from dagster_project.lib.publish import audiences
 
 NOW = datetime(2026, 1, 31)
@@ -870,3 +872,22 @@ def test_a_preview_says_what_is_missing_in_served_tables(company: duckdb.DuckDBP
     forms = {"a": declared("tag: {name: lifecycle, became: new, within_days: 3}")}
     with pytest.raises(OnefoldError, match=r"a: .*history.*served after the next `onefold refresh`"):
         preview(company, asker(company, known, **forms), "a", known, forms, "marketing")
+
+
+def test_a_preview_asks_what_dbt_builds(tmp_path: Path, known: Known) -> None:
+    home = Home(tmp_path).prepare()
+    moment = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    done = dbt.run(home, ["compile", "--select", "path:models/audiences"], as_of=moment)
+    assert done.success, dbt.failures(done)
+    compiled = {r.node.alias: r.node.compiled_code for r in done.result if r.node.resource_type == "model"}
+    forms = project.load(dbt.PROJECT, known)
+    assert set(forms) < set(compiled)
+    variables = {**dbt.project_variables(home), "as_of": "2026-01-31 12:00:00.000000"}
+
+    def words(text: str) -> str:
+        return " ".join(re.sub(r"--.*", "", text.replace('"onefold".', "").replace('"', "")).split())
+
+    for name, text in compiled.items():
+        written = known.models.get(name) or sql.model(name, forms[name], sql.conditions(forms[name], known))
+        own = rendered(dbt.PROJECT, written, variables, lambda model: model.replace("_", ".", 1))
+        assert words(own) == words(text), name
