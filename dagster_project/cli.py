@@ -516,6 +516,51 @@ def audience_list(home: Home, as_json: bool) -> None:
     answer(as_json, rows, table("Audiences", rows))
 
 
+@audience.command("preview")
+@click.argument("name", metavar="NAME|FILE.yaml")
+@click.option("--tag", "tags", multiple=True, help="Show this tag's values, in place of the usual ones; may be repeated.")
+@click.option("--examples", default=5, show_default=True, help="How many members to show.")
+@as_json_option
+@click.pass_obj
+def audience_preview(home: Home, name: str, tags: tuple[str, ...], examples: int, as_json: bool) -> None:
+    """Who would be in an audience as of the last refresh, and how to reach them; nothing is written.
+
+    Examples: onefold audience preview lapsed_buyers   onefold audience preview drafts/win_back.yaml
+    """
+    found = answers.audience_preview(home, name, tags, examples)
+    shown = [f"{found.audience}, as of {found.as_of} UTC, for {found.purpose or 'no purpose'}"]
+    shown += [found.sentence, found.sentence_zh] if found.sentence else []
+    tables = [table("Known customers", [found.summary])]
+    if found.conditions:
+        tables.append(table("Conditions, each by itself", [_without(row, "condition_zh") for row in found.conditions]))
+    tables += [
+        table("Reach", found.reach),
+        table("Overlap with published audiences", found.overlap),
+        table("Values", found.values),
+        table("Examples", found.examples),
+    ]
+    answer(as_json, found.as_dict(), *map(escape, shown), *tables)
+
+
+@audience.command("explain")
+@click.argument("name", metavar="NAME|FILE.yaml")
+@click.argument("who")
+@as_json_option
+@click.pass_obj
+def audience_explain(home: Home, name: str, who: str, as_json: bool) -> None:
+    """Why a customer is in an audience or not: which conditions hold, as of the last refresh.
+
+    Example: onefold audience explain lapsed_buyers email:li@example.com
+    """
+    found = answers.audience_explain(home, name, who)
+    told = f"{found['customer_id']} is {'in' if found['is_member'] else 'not in'} {found['audience']}"
+    answer(as_json, found, told, table("Conditions", [_without(row, "condition_zh") for row in found["conditions"]]))
+
+
+def _without(row: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != key}
+
+
 @main.command()
 @as_json_option
 @click.pass_obj

@@ -105,7 +105,7 @@ def project(tmp_path: Path) -> Path:
     """A copy of the project that a test may change."""
     folder = tmp_path / "project"
     for part in ("dagster_project", "dbt", "expectations", "simulator"):
-        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "target", "staging"))
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "target", "staging", "made"))
     shutil.copy(ROOT / "pyproject.toml", folder)
     return folder
 
@@ -263,3 +263,102 @@ def test_a_wrong_channel_is_refused_before_anything_runs(project: Path) -> None:
     assert done.returncode != 0
     assert "kiosk/defs.yaml: attributes.entities.visits.kind: 'evnt' is not one of" in done.stderr.replace("\n", "")
     assert not (project / "home/onefold.duckdb").exists()
+
+
+SEARCHERS = """
+label: Searchers
+label_zh: 搜索者
+owner: {name: retail, email: retail@example.com}
+purpose: marketing
+control: {share: 0.4}
+who: {event: {name: searched, at_least: 2, within_days: 30}}
+"""
+ALL_KINDS = """
+label: All kinds
+owner: {name: retail, email: retail@example.com}
+purpose: service
+exclusive_group: everything
+priority: 1
+who:
+  any:
+    - tag: {name: lifecycle, is: prospect, confidence: 0.9}
+    - tag: {name: lifecycle, became: active, from: new, within_days: 7}
+    - tag: {name: lifecycle, was: new, within_days: 7}
+    - tag: {name: sensitive_skin, at_least: 10}
+    - event: {name: searched, where: {channel: web, category: tea}, amount_at_least: 9.5, within_days: 30}
+    - event: {name: searched, at_most: 2, within_days: 30}
+    - event: {name: searched, not_followed_by: order_placed, within_days: 30}
+    - funnel: {name: purchase, reached: put into the cart, not_reached: ordered}
+    - trait: {name: age, at_least: 18, at_most: 30}
+    - trait: {name: last_event_at, older_than_days: 3}
+    - trait: {name: is_over_merge_suspect, is: false}
+    - place: {city: 上海, region: Illinois, country: CN}
+    - consent: {purpose: marketing, channel: sms}
+    - not: {audience: {in: cart_abandoners}}
+"""
+FIRST = """
+label: First
+owner: {name: retail, email: retail@example.com}
+purpose: care
+exclusive_group: everything
+priority: 2
+who: {audience: {in: searchers}}
+"""
+
+
+def test_an_audience_in_yaml_is_previewed_built_published_and_retired(project: Path) -> None:
+    home = project / "home"
+    _write(project / "dbt/audiences/searchers.yaml", SEARCHERS)
+    _write(project / "dbt/audiences/all_kinds.yaml", ALL_KINDS)
+    _write(project / "dbt/audiences/first.yaml", FIRST)
+    people = range(30)
+    _write(
+        home / "landing/web/events/a.csv",
+        "event_id,event_name,occurred_at,user_id\n"
+        + "".join(f"e{n}-{m},search,2026-10-0{m + 1}T10:00:00Z,u{n}\n" for n in people for m in range(n % 3 + 1)),
+    )
+    _write(
+        home / "landing/crm/consents/d.csv",
+        "identifier_type,identifier_value,purpose,channel,status,occurred_at\n"
+        + "".join(f"user_id,u{n},marketing,any,granted,2026-09-01T00:00:00Z\n" for n in people if n != 2),
+    )
+    done = _onefold(project, "check", "ingest", "refresh --as-of 2026-10-10")
+    assert done.returncode == 0, done.stdout + done.stderr
+    previews = {}
+    for name in ("searchers", "all_kinds", "first", "dbt/audiences/searchers.yaml", "cart_abandoners"):
+        told = _onefold(project, f"audience preview {name} --json")
+        assert told.returncode == 0, told.stdout + told.stderr
+        previews[name] = json.loads(told.stdout)
+    explained = _onefold(project, "audience explain searchers user_id:u0 --json")
+    assert [c["holds"] for c in json.loads(explained.stdout)["conditions"]] == [False]
+    assert _onefold(project, "publish").returncode == 0
+
+    def asked(query: str) -> list[tuple]:
+        with duckdb.connect(str(home / "onefold.duckdb")) as warehouse:
+            return warehouse.execute(query).fetchall()
+
+    counts = {name: asked(f"select count(*) from audiences.{name}")[0][0] for name in ("searchers", "all_kinds", "first")}
+    assert counts == {"searchers": 20, "all_kinds": 10, "first": 20}  # two of three searched twice or more
+    assert {name: previews[name]["summary"]["members"] for name in counts} == counts
+    assert previews["dbt/audiences/searchers.yaml"] == {**previews["searchers"], "as_of": "2026-10-10 00:00:00"}
+    held = asked("select count(*) from audiences.searchers where is_control")[0][0]
+    assert 0 < held < 20 and previews["searchers"]["summary"]["control_group"] == held
+    reasons = dict(asked("select reason, count(*) from audiences.exclusions where audience = 'searchers' group by 1"))
+    assert reasons["control group"] == held and set(reasons) <= {"control group", "no consent"}
+    delivered = (
+        "select count(*) from audiences.memberships semi join (from audiences.searchers where is_control) as held "
+        "using (customer_id) where audience = 'searchers'"
+    )
+    assert asked(delivered) == [(0,)]
+
+    for name in ("first", "all_kinds"):
+        (project / f"dbt/audiences/{name}.yaml").unlink()
+    done = _onefold(project, "check")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not list((project / "dbt/models/audiences/made").glob("*all_kinds*"))
+    _write(project / "dbt/audiences/first.yaml", FIRST.replace("in: searchers", "in: serchers"))
+    refused = _onefold(project, "refresh --as-of 2026-10-11")
+    assert refused.returncode != 0
+    assert "first.yaml: who.audience.in: there is no audience 'serchers': did you mean 'searchers'?" in refused.stderr.replace(
+        "\n", ""
+    )

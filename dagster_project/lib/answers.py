@@ -4,8 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import yaml
 
 from dagster_project.lib import dbt, quality_pages
+from dagster_project.lib.audiences.form import Form
+from dagster_project.lib.audiences.known import Known
+from dagster_project.lib.audiences.preview import Asker, Preview, named, preview
+from dagster_project.lib.contracts import YAML_LOADER
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home, quoted
 from dagster_project.lib.ingest import prepare_warehouse
@@ -178,6 +183,68 @@ def tag_preview(home: Home, tag: str, examples: int = 5) -> dict[str, Any]:
     return {"summary": summary[0], "values": values, "examples": shown}
 
 
+def audience_preview(home: Home, given: str, tags: tuple[str, ...] = (), examples: int = 5) -> Preview:
+    """What an audience would be as of the last refresh; nothing is written and nobody waited for.
+
+    Args:
+        given: its name, or a file of its YAML, which may be no part of the project yet.
+        tags: whose values are shown among the members.
+
+    Raises:
+        OnefoldError: there is no such audience, its YAML is wrong, or nothing is served yet.
+    """
+    known = dbt.names_for_audiences(home)
+    name, forms = named(given, dbt.PROJECT, known)
+    with private(home) as connection:
+        purpose = forms[name].purpose if name in forms else _purpose_of_model(home, name)
+        return preview(connection, _asker(home, connection, known, forms), name, known, forms, purpose, tags, examples)
+
+
+def audience_explain(home: Home, given: str, who: str) -> dict[str, Any]:
+    """Which conditions of an audience hold for a customer, as of the last refresh.
+
+    Args:
+        who: as for `customer`.
+
+    Raises:
+        OnefoldError: there is no such audience or customer, or an analyst wrote the audience's SQL.
+    """
+    known = dbt.names_for_audiences(home)
+    name, forms = named(given, dbt.PROJECT, known)
+    if name not in forms:
+        raise OnefoldError(f"{name} is the model audiences_{name}.sql and has no conditions to explain; read its SQL")
+    with private(home) as connection:
+        customer_id = _found(connection, who)
+        connection.execute("create temp table asked as select ? as customer_id", [customer_id])
+        asker = _asker(home, connection, known, forms, among="asked")
+        judged = asker.judged(name, customer_id)
+        if judged is None:
+            raise OnefoldError(f"{customer_id} is an anonymous visitor, and audiences have known customers only")
+        is_member, holding = judged
+        rows = [
+            {"number": c.number, "holds": c.number in holding, "condition": c.sentence, "condition_zh": c.sentence_zh}
+            for c in asker.conditions(name)
+        ]
+    return {"audience": name, "customer_id": customer_id, "is_member": is_member, "conditions": rows}
+
+
+def _asker(
+    home: Home, connection: duckdb.DuckDBPyConnection, known: Known, forms: dict[str, Form], among: str | None = None
+) -> Asker:
+    (as_of,) = connection.execute("select as_of from serving.version").fetchone()
+    variables = {**dbt.project_variables(home), "as_of": as_of.isoformat(sep=" ", timespec="microseconds")}
+    return Asker(connection, dbt.PROJECT, known, forms, variables, among)
+
+
+def _purpose_of_model(home: Home, name: str) -> str | None:
+    """What an analyst's audience is exposed for."""
+    for file in (dbt.PROJECT / "models" / "audiences").glob("**/*.y*ml"):
+        for exposure in (yaml.load(file.read_text(encoding="utf-8"), Loader=YAML_LOADER) or {}).get("exposures") or []:
+            if exposure["name"] == name:
+                return ((exposure.get("config") or {}).get("meta") or {}).get("purpose")
+    return None
+
+
 def audiences(home: Home) -> Rows:
     """Each audience's last version."""
     return _served(
@@ -230,27 +297,7 @@ def customer(home: Home, who: str) -> dict[str, Any]:
         OnefoldError: nobody has this id or identifier.
     """
     with private(home) as connection:
-        found = connection.execute(
-            """
-            with found as (
-                select to_customer_id as customer_id, 1 as trust, null as until from identity.redirects
-                where from_customer_id = $who
-                union all
-                select customer_id, 2, null from unified.customers where customer_id = $who
-                union all  -- one that several share in time leads to who has it last
-                select customer_id, 3, valid_to from unified.customer_identifiers
-                where concat(identifier_type, ':', identifier_value) = $who or identifier_value = $who
-            )
-            select customer_id from found order by trust, until desc nulls first limit 1
-            """,
-            {"who": who},
-        ).fetchone()
-        if not found:
-            raise OnefoldError(
-                f"nobody is known as '{who}'; give a customer id, or <type>:<value> in its normal form, such as "
-                "email:li@example.com or phone:+8613812345678"
-            )
-        id_ = {"id": found[0]}
+        id_ = {"id": _found(connection, who)}
         return {
             "profile": _rows(connection, "select * from unified.customers where customer_id = $id", id_)[0],
             "identifiers": _rows(
@@ -282,6 +329,35 @@ def customer(home: Home, who: str) -> dict[str, Any]:
                 id_,
             ),
         }
+
+
+def _found(connection: duckdb.DuckDBPyConnection, who: str) -> str:
+    """The customer whom an id or identifier means.
+
+    Raises:
+        OnefoldError: nobody has it.
+    """
+    found = connection.execute(
+        """
+        with found as (
+            select to_customer_id as customer_id, 1 as trust, null as until from identity.redirects
+            where from_customer_id = $who
+            union all
+            select customer_id, 2, null from unified.customers where customer_id = $who
+            union all  -- one that several share in time leads to who has it last
+            select customer_id, 3, valid_to from unified.customer_identifiers
+            where concat(identifier_type, ':', identifier_value) = $who or identifier_value = $who
+        )
+        select customer_id from found order by trust, until desc nulls first limit 1
+        """,
+        {"who": who},
+    ).fetchone()
+    if not found:
+        raise OnefoldError(
+            f"nobody is known as '{who}'; give a customer id, or <type>:<value> in its normal form, such as "
+            "email:li@example.com or phone:+8613812345678"
+        )
+    return found[0]
 
 
 def reviews(home: Home, limit: int) -> Rows:

@@ -19,6 +19,8 @@ from typing import Any
 import duckdb
 import yaml
 
+from dagster_project.lib.audiences import project as declared
+from dagster_project.lib.audiences.known import Known
 from dagster_project.lib.contracts import load_channels
 from dagster_project.lib.errors import OnefoldError, with_remedy
 from dagster_project.lib.funnels import load_funnels
@@ -66,8 +68,25 @@ def project_variables(home: Home) -> dict[str, Any]:
 
 
 def _funnels(home: Home) -> dict[str, Any]:
-    tags = {model.removeprefix("tags_") for model in _models("tags", except_for=_NO_TAGS)}
-    return {name: funnel.model_dump(mode="json", exclude={"description"}) for name, funnel in load_funnels(home, tags).items()}
+    funnels = load_funnels(home, tag_names())
+    return {name: funnel.model_dump(mode="json", exclude={"description"}) for name, funnel in funnels.items()}
+
+
+def tag_names() -> set[str]:
+    """The tags of the project."""
+    return {model.removeprefix("tags_") for model in _models("tags", except_for=_NO_TAGS)}
+
+
+def names_for_audiences(home: Home) -> Known:
+    """What conditions of audiences may name."""
+    tags = tag_names()
+    return declared.known(PROJECT, tags, load_funnels(home, tags))
+
+
+def _write_models(home: Home) -> None:
+    """Make what dbt reads and people do not write: the sources, and the models of audiences."""
+    _write_sources(home)
+    declared.write(PROJECT, lambda: names_for_audiences(home))
 
 
 def parse(home: Home) -> Any:
@@ -78,7 +97,7 @@ def parse(home: Home) -> Any:
     Raises:
         OnefoldError: with dbt's own message.
     """
-    _write_sources(home)
+    _write_models(home)
     parsed = _parse(json.dumps(project_variables(home), sort_keys=True), _fingerprint(), home)
     written, mark = target(home) / "manifest.json", target(home) / ".manifest"
     # dbt writes this file too, when somebody runs it, and in place: half of it stays where the disk is full.
@@ -221,7 +240,7 @@ def compile_for_spark(home: Home) -> list[Statement]:
     from dbt.cli.main import dbtRunner
 
     os.environ["ONEFOLD_HOME"] = str(home.path)  # read by profiles.yml
-    _write_sources(home)
+    _write_models(home)
     given = {**project_variables(home), "seq": 1, "as_of": "2026-01-31 00:00:00"}
     common = [*_folders(home), "--target", "spark", "--vars", json.dumps(given, sort_keys=True)]
     # Its own folder: dbt parses only what changed, as long as the target is the same.

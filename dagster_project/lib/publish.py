@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dagster_project.lib import dbt
+from dagster_project.lib.audiences.known import CARING
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home, transaction
 from dagster_project.lib.ingest import next_sequence
@@ -88,12 +89,36 @@ def audiences(manifest: dict[str, Any]) -> list[Audience]:
         purpose = exposure["config"].get("meta", {}).get("purpose")
         if not purpose:
             raise OnefoldError(f"{place}: config.meta.purpose is missing; say what consent is asked for, such as marketing")
+        if purpose not in CARING and (restricted := _restricted_tags(manifest, models[0])):
+            raise OnefoldError(
+                f"{place}: restricted tags are for {' and '.join(CARING)} and never for {purpose}: {', '.join(restricted)}; "
+                "take them out, also of the audiences that this one reads, or change the purpose"
+            )
         nodes = (manifest["nodes"][n] for n in {models[0], *dbt.ancestors(manifest, models[0])} if n.startswith("model."))
         reads = frozenset(f"{node['schema']}/{node['alias']}" for node in nodes)
         label = exposure["label"] or exposure["name"]
         owner = exposure["owner"]["email"]
         found.append(Audience(exposure["name"], label, exposure["description"], owner, purpose, reads))
     return sorted(found, key=lambda audience: audience.name)
+
+
+def _restricted_tags(manifest: dict[str, Any], model: str) -> list[str]:
+    """The restricted tags that a model is made from: by their models, or by name among all tags, itself or through others."""
+    nodes = manifest["nodes"]
+    restricted = {name for name, node in nodes.items() if node["config"].get("meta", {}).get("sensitivity") == "restricted"}
+    among_all = {f"model.onefold.tags_{table}" for table in ("customer_tags", "history")}
+    found, waiting, seen = set(), [model], {model}
+    while waiting:
+        current = waiting.pop()
+        parents = set(manifest["parent_map"].get(current, []))
+        found |= parents & restricted
+        if parents & among_all:
+            names = {name for name in restricted if f"'{nodes[name]['alias']}'" in nodes[current]["raw_code"]}
+            found |= names
+        new = {p for p in parents - among_all - restricted - seen if p in nodes and nodes[p]["schema"] != "tags"}
+        seen |= new
+        waiting += new
+    return sorted(nodes[name]["alias"] for name in found)
 
 
 def prepare_audiences(connection) -> None:
@@ -172,10 +197,13 @@ def _select_members(connection, audience: Audience) -> None:
         """,
         [audience.purpose],
     )
+    columns = {row[0] for row in connection.execute(f"describe audiences.{audience.name}").fetchall()}
+    is_control = "source.is_control" if "is_control" in columns else "false"  # an analyst's model need not have one
     connection.execute(
         f"""
         create or replace temp table wanted as
         select distinct source.customer_id, case
+            when {is_control} then 'control group'
             when source.customer_id in (select customer_id from consenting) then null
             when source.customer_id in (select customer_id from unified.consents where purpose = ?)
                 then 'consent denied or withdrawn'
