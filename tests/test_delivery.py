@@ -663,7 +663,9 @@ def test_a_version_that_is_given_up_is_planned_anew_and_what_may_be_there_is_rem
 
 def test_who_takes_consent_back_before_sending_is_not_sent(home):
     far, town = Scripted(), first_town()
-    report = run(home, far, town, withhold=lambda customers: {c: "consent withdrawn" for c in customers if c in "be"})
+    report = run(
+        home, far, town, withhold=lambda rows: {row.customer_id: "consent withdrawn" for row in rows if row.customer_id in "be"}
+    )
     assert names(far.asked) == [("add", ["a"]), ("add", ["c", "d"])]
     assert (report.withheld, report.accepted, report.is_finished) == (2, 3, True)
     assert letters(home) == [("b", "add", "consent withdrawn"), ("e", "add", "consent withdrawn")]
@@ -674,7 +676,7 @@ def test_who_takes_consent_back_before_sending_is_not_sent(home):
 def test_who_takes_consent_back_after_an_attempt_without_answer_is_removed(home):
     far, town = Scripted(Unavailable("timed out")), first_town()
     run(home, far, town, retries=Retries(attempts=1))
-    run(home, far, town, withhold=lambda customers: {"a": "consent withdrawn"})
+    run(home, far, town, withhold=lambda rows: {"a": "consent withdrawn"})
     run(home, far, town.set(a=None))
     assert names(far.asked)[-1] == ("remove", ["a"])
 

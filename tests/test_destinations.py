@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import threading
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import fsspec
 import pytest
 
 from dagster_project.lib.delivery.configuration import load_destinations, works
-from dagster_project.lib.delivery.deliver import deliver
+from dagster_project.lib.delivery.deliver import Delivery
 from dagster_project.lib.delivery.destination import Refused, Unavailable
 from dagster_project.lib.delivery.files import Files
 from dagster_project.lib.delivery.ledger import Ledger
@@ -27,6 +28,7 @@ from dagster_project.lib.delivery.warehouse_table import WarehouseTable
 from dagster_project.lib.delivery.webhook import Webhook, signature
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.publish import Audience
+from dagster_project.lib.state import Refresh
 
 COLUMNS = ("customer_id", "email", "tier")
 KEY = ("customer_id",)
@@ -624,7 +626,7 @@ def test_who_withdrew_since_the_plan_is_taken_out_of_what_is_left_to_send(home, 
 def test_a_delivery_sends_what_is_left_then_what_changed_to_each_destination(home, receiver, monkeypatch):
     monkeypatch.setenv("CRM_SECRET", SECRET)
     hook = f"kind: webhook\nurl: {receiver.url}\nsecret: {{env: CRM_SECRET}}\n{GOOD['files'].partition(chr(10))[2]}"
-    configure(home, files=GOOD["files"], hook=hook, unset=hook.replace("CRM_SECRET", "NOT_SET"))
+    destinations = configure(home, files=GOOD["files"], hook=hook, unset=hook.replace("CRM_SECRET", "NOT_SET"))
     audience = Audience("regulars", "Regulars", "", "a@x.cn", "marketing", frozenset())
     with home.connect("test") as connection:
         for statement in WAREHOUSE.split(";\n"):
@@ -635,8 +637,11 @@ def test_a_delivery_sends_what_is_left_then_what_changed_to_each_destination(hom
             stated(connection, "email", f"{name}@x.cn", "granted")
     receiver.answers = [(401, {}, b"")]
 
+    monkeypatch.setattr("dagster_project.lib.delivery.deliver.require_proof", lambda *_: None)
+    refresh = Refresh(1, datetime.now(UTC), 1)
+
     def reports():
-        return {report.destination: report for report in deliver(home, [audience])}
+        return {report.destination: report for report in Delivery(home, [audience], destinations, refresh).run()}
 
     first = reports()
     assert (first["files"].accepted, first["files"].is_finished) == (3, True)
@@ -654,4 +659,4 @@ def test_a_delivery_sends_what_is_left_then_what_changed_to_each_destination(hom
 
 
 def test_a_home_without_destinations_delivers_nothing(home):
-    assert deliver(home, []) == []
+    assert Delivery(home, [], {}, Refresh(1, datetime.now(UTC), 1)).run() == []

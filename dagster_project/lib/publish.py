@@ -38,11 +38,16 @@ create table if not exists audiences.publications (
     audience varchar not null, version bigint not null, refresh bigint not null, members bigint not null,
     added bigint not null, removed bigint not null, excluded bigint not null, published_at timestamp not null,
     delivered_to varchar, primary key (audience, version)
+);
+create table if not exists audiences.deliveries (
+    audience varchar not null, destination varchar not null, version bigint not null, status varchar not null,
+    adds bigint not null, updates bigint not null, removes bigint not null, accepted bigint not null, rejected bigint not null,
+    planned_at timestamp not null, finished_at timestamp, primary key (audience, destination, version)
 )
 """
 
 
-_OWN_TABLES = {"memberships", "changes", "exclusions", "publications"}
+_OWN_TABLES = {"memberships", "changes", "exclusions", "publications", "deliveries"}
 
 
 @dataclass(frozen=True)
