@@ -11,7 +11,7 @@ from rich.table import Table
 
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
-from dagster_project.terminal import Group, answer, as_json_option, run, table
+from dagster_project.terminal import Command, Group, answer, as_json_option, run, table
 
 _PAIR = (click.argument("audience"), click.argument("destination"))
 
@@ -22,7 +22,7 @@ def _of_a_pair(command):
     return command
 
 
-@click.command()
+@click.command(cls=Command)
 @as_json_option
 @click.pass_obj
 def deliver(home: Home, as_json: bool) -> None:

@@ -49,7 +49,8 @@ def destinations() -> dg.Definitions:
             if refresh is None:
                 raise OnefoldError("no refresh has finished yet, so there is nothing to deliver; run the job refresh")
             chosen = {pairs[key] for key in context.selected_asset_keys}
-            reports = Delivery(home, list(exposed.values()), configured, refresh, chosen).run()
+            present = dbt.manifest(home)  # and files as they are now, put right since Dagster read them
+            reports = Delivery(home, audiences(present), destinations_of(home, present), refresh, chosen).run()
             with Ledger(home) as ledger:
                 for report in reports:
                     yield _result(ledger, report)
