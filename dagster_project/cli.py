@@ -80,6 +80,8 @@ def demo(home: Home, people: int, days: int, seed: int, as_json: bool) -> None:
     ingested = _ingest(home, None)
     run(home, "refresh")
     run(home, "publish")
+    if any((home.path / "destinations").glob("*.y*ml")):
+        run(home, "deliver")
     summary = answers.summary(home)
     answer(as_json, summary, *_summary(summary))
     if not ingested:
@@ -568,8 +570,9 @@ def _without(row: dict[str, Any], key: str) -> dict[str, Any]:
 @as_json_option
 @click.pass_obj
 def check(home: Home, as_json: bool) -> None:
-    """Check settings, contracts, mappings, templates, suites and dbt models, also for Spark, without touching data."""
+    """Check settings, contracts, mappings, templates, suites, destinations and dbt models, also for Spark; touches no data."""
     from dagster_project.lib import dbt, metrics, portability, quality
+    from dagster_project.lib.delivery.deliver import destinations_of
     from dagster_project.lib.publish import audiences as exposed
     from dagster_project.lib.templates import check_templates
 
@@ -583,6 +586,7 @@ def check(home: Home, as_json: bool) -> None:
         "suites": len(quality.suites()),
         "metrics": metrics.require_described(home),
         "audiences": len(exposed(manifest)),
+        "destinations": len(destinations_of(home, manifest)),
         "statements for Spark": portability.require_portable(home),
     }
     if not counts["statements for Spark"]:
@@ -607,13 +611,16 @@ def dbt_command(home: Home, arguments: tuple[str, ...]) -> None:
 
 
 def _simulate(home: Home, people: int, days: int, seed: int, until: date) -> dict[str, int]:
-    from simulator import SETTINGS
+    from simulator import NEWSLETTER, SETTINGS
     from simulator import simulate as run_simulation
 
     home.prepare()
     settings = home.path / "onefold.yaml"
     if not settings.exists() and not home.warehouse.exists():
         settings.write_text(SETTINGS)
+        newsletter = home.path / "destinations" / "newsletter.yaml"
+        newsletter.parent.mkdir(exist_ok=True)
+        newsletter.write_text(NEWSLETTER)
     with bar() as shown:
         tasks: dict[str, Any] = {}
 
@@ -660,6 +667,7 @@ def _summary(content: dict[str, Any]) -> list[Any]:
         "customers": "Customers",
         "tags": "Tags",
         "audiences": "Audiences",
+        "deliveries": "Deliveries",
     }
     tables: list[Any] = [table(title, content[part]) for part, title in titles.items() if content.get(part)]
     return [*tables, *content.get("next", [])]

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
-from rich.table import Table
 
+from dagster_project.lib import answers
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
 from dagster_project.terminal import Command, Group, answer, as_json_option, run, table
@@ -37,8 +37,8 @@ def deliver(home: Home, as_json: bool) -> None:
     try:
         run(home, "deliver")
     finally:
-        rows = _overview(home)
-        answer(as_json, rows, _shown(rows))
+        rows = answers.deliveries(home)
+        answer(as_json, rows, table("Deliveries", rows))
 
 
 @click.group(cls=Group)
@@ -51,8 +51,8 @@ def delivery() -> None:
 @click.pass_obj
 def delivery_list(home: Home, as_json: bool) -> None:
     """Every audience at every destination: its last version, what is held there, what waits."""
-    rows = _overview(home)
-    answer(as_json, rows, _shown(rows), *_left_behind(home, rows))
+    rows = answers.deliveries(home)
+    answer(as_json, rows, table("Deliveries", rows), *_left_behind(home, rows))
 
 
 @delivery.command("log")
@@ -231,30 +231,6 @@ def _target(home: Home, audience: str, destination: str) -> Iterator[tuple[Any, 
             known = ", ".join(f"{one} {there}" for one, there in found) or "nothing yet"
             raise OnefoldError(f"nothing of {audience} was delivered to {destination}; there is {known}")
         yield ledger, found[audience, destination]
-
-
-def _overview(home: Home) -> list[dict[str, Any]]:
-    from dagster_project.lib.delivery.ledger import Ledger
-
-    with Ledger(home) as ledger:
-        return ledger.overview()
-
-
-def _shown(rows: list[dict[str, Any]]) -> Table:
-    return table(
-        "Deliveries",
-        [
-            {
-                "audience": row["audience"],
-                "destination": row["destination"],
-                "status": row["status"] if row["state"] == "active" else row["state"],
-                "version": row["version"],
-                **{name: row[name] for name in ("adds", "updates", "removes", "held", "to_send", "uncertain", "dead_letters")},
-                "answered": row["answered_at"] and row["answered_at"][:19].replace("T", " "),
-            }
-            for row in rows
-        ],
-    )
 
 
 def _left_behind(home: Home, rows: list[dict[str, Any]]) -> list[str]:

@@ -211,7 +211,7 @@ def test_a_target_is_paused_resumed_and_withdrawn(shop: Home, receiver: Receiver
         assert len(receiver.requests) == 2, "the other goes on"
     assert _run("delivery", "withdraw", AUDIENCE, "crm").exit_code == 0
     deliveries = {row["destination"]: row for row in json.loads(_run("deliver").output)}
-    assert (deliveries["crm"]["state"], deliveries["crm"]["held"]) == ("withdrawn", 0)
+    assert (deliveries["crm"]["status"], deliveries["crm"]["held"]) == ("withdrawn", 0)
     assert deliveries["newsletter"]["held"] == 5
     assert json.loads(receiver.requests[-1][1])["operation"] == "remove"
     (shop.path / "destinations" / "newsletter.yaml").unlink()
