@@ -199,7 +199,7 @@ def consent_record(
       onefold consent record withdrawn email:li@example.com --purpose marketing --channel email --reason "asked on the phone"
       onefold consent record suppressed phone:+8613812345678 --reason "complaint 4711"
     """
-    from dagster_project.lib.consent import Statement, state
+    from dagster_project.lib.statements import Statement, state
 
     kind, separator, value = identifier.partition(":")
     if not (kind and separator and value.strip()):

@@ -4,7 +4,7 @@ import hashlib
 import logging
 from dataclasses import dataclass
 
-from dagster_project.lib import consent, mapping, reading
+from dagster_project.lib import mapping, reading, statements
 from dagster_project.lib.contracts import ChannelContract, Entity, Source
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home, transaction
@@ -112,7 +112,7 @@ def _replay(
         batch_id = hashlib.sha256(f"{table}|replay|{seq}".encode()).hexdigest()[:16]
         insert_accepted(connection, table, entity, batch_id, seq, "'quarantine'", "typed where _reason is null")
         learn_values(connection, "typed", entity, settings)
-        consent.remember_refusals(home, connection, table, batch_id, seq)
+        statements.remember_refusals(home, connection, table, batch_id, seq)
         connection.execute(
             f"""
             update staging.{table} as s set _source_uri = w.source_uri, _source_row = w.source_row

@@ -6,7 +6,6 @@ from typing import Any
 
 import duckdb
 
-from dagster_project.lib.consent import NewRefusals
 from dagster_project.lib.delivery.configuration import Configured, load_destinations, works
 from dagster_project.lib.delivery.destination import Destination
 from dagster_project.lib.delivery.ledger import Ledger, Target, anonymous
@@ -18,6 +17,7 @@ from dagster_project.lib.home import Home, transaction
 from dagster_project.lib.publish import Audience, audiences, prepare_audiences
 from dagster_project.lib.quality import require_proof
 from dagster_project.lib.state import Refresh
+from dagster_project.lib.statements import NewRefusals
 
 _CONTACTS = ("unified/customers", "unified/customer_identifiers")  # what rows are made of
 
