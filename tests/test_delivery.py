@@ -707,6 +707,25 @@ def test_the_log_has_request_ids_and_no_personal_data(home):
     assert letters(home) == [("b", "add", "… is no address")]
 
 
+def test_old_requests_and_answered_batches_are_dropped_and_the_open_ones_stay(home):
+    far, town = Scripted(), first_town()
+    run(home, far, town)
+    far = Scripted(Unavailable("down", is_certain=True))
+    run(home, far, town.set(a=None), retries=Retries(attempts=1))
+    with Ledger(home) as ledger:
+        target = ledger.target("regulars", "far")
+        ledger.trim(days=1)
+        assert len(ledger.log_of(target)) == 4 and len(ledger.versions(target)) == 2
+        ledger.trim(days=-1)
+        assert ledger.log_of(target) == []
+        assert [(v["version"], v["status"], v["accepted"]) for v in ledger.versions(target)] == [
+            (1, "finished", 0),
+            (2, "open", 0),
+        ]
+        assert ledger.next_batch(target, 2).operation == "remove"
+        assert ledger.is_left_over()
+
+
 def test_requests_keep_to_the_rate(home):
     clock = Clock()
     pacer = Pacer(4, clock, clock.sleep)
