@@ -149,12 +149,8 @@
     where judged.reason is not null  -- else only a suppression that is over: the same as nothing stated
 {%- endmacro %}
 
-{# Who is unknown may be contacted only for purposes of legitimate interest, as `onefold.yaml` declares them. #}
-{% macro is_legitimate(purpose) -%}
-    {{ return(purpose in var('legitimate_interest', [])) }}
-{%- endmacro %}
-
-{# Every address that customers have now, for one purpose: whether it may be contacted, and why (not).
+{# Every address that customers have now, for one purpose: whether it may be contacted, and why (not). What nothing was stated
+   about is left alone, unless `onefold.yaml` declares the purpose as legitimate interest.
 
    Args:
        channel: those that serve it; without one every address on its usual channel.
@@ -162,14 +158,15 @@
 
    Columns: customer_id, identifier_type, identifier_value, channel, last_seen_at, is_allowed, reason #}
 {% macro address_permissions(purpose, channel=none, identifiers=none) -%}
+    {%- set legitimate = purpose in var('legitimate_interest', []) -%}
     select
         theirs.customer_id,
         theirs.identifier_type,
         theirs.identifier_value,
         served.channel,
         theirs.last_seen_at,
-        coalesce(own.is_allowed, every_purpose.is_allowed, {{ 'true' if is_legitimate(purpose) else 'false' }}) as is_allowed,
-        coalesce(own.reason, every_purpose.reason, '{{ 'legitimate interest' if is_legitimate(purpose) else 'no consent' }}')
+        coalesce(own.is_allowed, every_purpose.is_allowed, {{ 'true' if legitimate else 'false' }}) as is_allowed,
+        coalesce(own.reason, every_purpose.reason, '{{ 'legitimate interest' if legitimate else 'no consent' }}')
             as reason
     from {{ identifiers or ref('unified_customer_identifiers') }} as theirs
     inner join {{ ref('contact_channels') }} as served
@@ -193,7 +190,7 @@
 
    Columns: customer_id, is_allowed, reason (suppressed, consent denied or withdrawn, no consent; null where allowed) #}
 {% macro customer_permissions(purpose, channel=none, customers=none) -%}
-    {%- set legitimate = is_legitimate(purpose) -%}
+    {%- set legitimate = purpose in var('legitimate_interest', []) -%}
     {%- set of_person, of_address = 'permissions.identifier_type is null', 'permissions.identifier_type is not null' -%}
     {%- set granted = "permissions.purpose = '" ~ purpose ~ "' and permissions.is_allowed" -%}
     select customer_id, is_allowed,

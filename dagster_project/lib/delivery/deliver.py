@@ -1,6 +1,6 @@
 """One delivery: what is left of the last is sent, then what changed is planned and sent, for every destination of a home."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import duckdb
 
@@ -13,6 +13,7 @@ from dagster_project.lib.delivery.sending import Report, Work, send_all
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
 from dagster_project.lib.publish import Audience
+from dagster_project.lib.settings import Settings
 
 
 def deliver(home: Home, published: Sequence[Audience]) -> list[Report]:
@@ -29,6 +30,7 @@ def deliver(home: Home, published: Sequence[Audience]) -> list[Report]:
     with home.connect("destinations") as connection:
         columns = [row[0] for row in connection.execute("describe unified.customers").fetchall()]
     destinations = load_destinations(home, purposes, columns)
+    legitimate_interest = Settings.of(home).legitimate_interest
     todo, reports = works(home, destinations), {}
 
     def send(these: list[Work]) -> None:
@@ -42,7 +44,7 @@ def deliver(home: Home, published: Sequence[Audience]) -> list[Report]:
         if left:
             with home.connect("delivery plans") as connection:
                 for work in left:
-                    members = _members(connection, destinations[work.destination], work.audience, purposes)
+                    members = _members(connection, destinations[work.destination], work.audience, purposes, legitimate_interest)
                     recheck(ledger, ledger.target(work.audience, work.destination), members)
             send(left)
         planned = []
@@ -59,7 +61,7 @@ def deliver(home: Home, published: Sequence[Audience]) -> list[Report]:
             for work in todo:
                 if (destination := opened.get((work.audience, work.destination))) is None:
                     continue
-                members = _members(connection, destinations[work.destination], work.audience, purposes)
+                members = _members(connection, destinations[work.destination], work.audience, purposes, legitimate_interest)
                 try:
                     plan(ledger, ledger.target(work.audience, work.destination), destination, members)
                     planned.append(work)
@@ -70,9 +72,15 @@ def deliver(home: Home, published: Sequence[Audience]) -> list[Report]:
 
 
 def _members(
-    connection: duckdb.DuckDBPyConnection, configured: Configured, audience: str, purposes: dict[str, str]
+    connection: duckdb.DuckDBPyConnection,
+    configured: Configured,
+    audience: str,
+    purposes: dict[str, str],
+    legitimate_interest: Collection[str],
 ) -> WarehouseMembers:
-    return WarehouseMembers(connection, audience, purposes[audience], configured.columns, configured.channel)
+    return WarehouseMembers(
+        connection, audience, purposes[audience], configured.columns, configured.channel, legitimate_interest
+    )
 
 
 def _stopped(work: Work, error: OnefoldError) -> Report:
