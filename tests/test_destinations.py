@@ -7,16 +7,14 @@ import shutil
 import socket
 import subprocess
 import threading
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import duckdb
 import fsspec
 import pytest
+from judging import judge_permissions
 
-from dagster_project.lib import dbt
-from dagster_project.lib.audiences.rendering import rendered, table_of
 from dagster_project.lib.delivery.configuration import load_destinations, works
 from dagster_project.lib.delivery.deliver import deliver
 from dagster_project.lib.delivery.destination import Refused, Unavailable
@@ -440,37 +438,22 @@ def test_what_is_wrong_is_said_with_file_and_key(home, name, text, message):
 
 # ------------------------------------------------------------------ members
 
-JUDGED = rendered(
-    dbt.PROJECT,
-    "{{ judged_permissions(ref('unified_customer_identifiers'), ref('unified_consent_statements')) }}",
-    {"as_of": "2026-03-15"},
-    partial(table_of, dbt.PROJECT),
-)
-WAREHOUSE = f"""
-create schema audiences; create schema unified; create schema reference; create schema staging;
-create table reference.contact_channels as from read_csv('{dbt.PROJECT}/seeds/contact_channels.csv');
+WAREHOUSE = """
+create schema audiences; create schema unified; create schema staging;
 create table staging._sequence as select 10 as value;
 create table audiences.publications (audience varchar, version bigint);
 create table audiences.memberships (audience varchar, customer_id varchar, left_at timestamp);
 create table audiences.changes (audience varchar, version bigint, customer_id varchar);
 create table unified.customers (customer_id varchar, city varchar, email varchar, phone varchar);
-create table unified.touched_customers (customer_id varchar, _seq bigint);
-create table unified.customer_identifiers (
-    customer_id varchar, identifier_type varchar, identifier_value varchar, valid_from timestamp, valid_to timestamp,
-    last_seen_at timestamp, is_person boolean, identifier_token varchar
-);
-create table unified.consent_statements (
-    identifier_type varchar, identifier_value varchar, purpose varchar, channel varchar, status varchar, occurred_at timestamp
-);
-create view unified.contact_permissions as {JUDGED}
+create table unified.touched_customers (customer_id varchar, _seq bigint)
 """
 
 
 @pytest.fixture
 def warehouse():
     with duckdb.connect() as connection:
-        for statement in WAREHOUSE.split(";\n"):
-            connection.execute(statement)
+        connection.execute(WAREHOUSE)
+        judge_permissions(connection, as_of="2026-03-15")
         connection.execute("insert into audiences.publications values ('regulars', 1)")
         yield connection
 
@@ -673,8 +656,8 @@ def test_a_delivery_sends_what_is_left_then_what_changed_to_each_destination(hom
     configure(home, files=GOOD["files"], hook=hook, unset=hook.replace("CRM_SECRET", "NOT_SET"))
     audience = Audience("regulars", "Regulars", "", "a@x.cn", "marketing", frozenset())
     with home.connect("test") as connection:
-        for statement in WAREHOUSE.split(";\n"):
-            connection.execute(statement)
+        connection.execute(WAREHOUSE)
+        judge_permissions(connection, as_of="2026-03-15")
         connection.execute("insert into audiences.publications values ('regulars', 1)")
         for name in "abc":
             person(connection, name, email=f"{name}@x.cn")
