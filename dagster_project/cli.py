@@ -307,7 +307,9 @@ def customer(home: Home, who: str, as_json: bool) -> None:
     """
     content = answers.customer(home, who)
     profile = [{"field": field, "value": value} for field, value in content["profile"].items() if value is not None]
-    parts = [table(part.title(), content[part]) for part in ("identifiers", "tags", "consents", "sessions", "events")]
+    parts = [
+        table(part.title(), content[part]) for part in ("identifiers", "tags", "consents", "permissions", "sessions", "events")
+    ]
     answer(as_json, content, table("Customer", profile), *parts)
 
 
@@ -670,4 +672,6 @@ def _summary(content: dict[str, Any]) -> list[Any]:
         "deliveries": "Deliveries",
     }
     tables: list[Any] = [table(title, content[part]) for part, title in titles.items() if content.get(part)]
+    if purposes := content["legitimate_interest"]:
+        tables.append(f"Legitimate interest (onefold.yaml): who said nothing may be contacted for {', '.join(purposes)}")
     return [*tables, *content.get("next", [])]

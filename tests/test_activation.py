@@ -179,6 +179,7 @@ def test_who_refuses_while_a_delivery_waits_is_not_sent_to_and_leaves_with_the_n
         ("crm/consents", {"status": "denied", "purpose": "marketing", "channel": "sms"}, True),
         ("crm/consents", {"status": "denied", "purpose": "analytics"}, True),
         ("crm/consents", {"status": "granted", "purpose": "marketing"}, True),
+        ("crm/consents", {"status": "suppressed", "purpose": "any"}, False),
         ("email/events", {"event_name": "unsubscribed"}, False),
         ("email/events", {"event_name": "clicked"}, True),
     ],

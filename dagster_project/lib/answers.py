@@ -17,6 +17,7 @@ from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home, quoted
 from dagster_project.lib.ingest import prepare_warehouse
 from dagster_project.lib.quality import band
+from dagster_project.lib.settings import Settings
 
 Rows = list[dict[str, Any]]
 
@@ -276,7 +277,7 @@ def deliveries(home: Home) -> Rows:
 
 def status(home: Home) -> dict[str, Any]:
     """The last finished refresh, by part."""
-    content: dict[str, Any] = {"channels": ledger(home)}
+    content: dict[str, Any] = {"channels": ledger(home), "legitimate_interest": list(Settings.of(home).legitimate_interest)}
     if (home.serving / "current").exists():
         content |= {
             "quality": quality(home),
@@ -307,7 +308,7 @@ def summary(home: Home) -> dict[str, Any]:
 
 
 def customer(home: Home, who: str) -> dict[str, Any]:
-    """One customer's profile, identifiers, tags, consents, latest sessions and events.
+    """One customer's profile, identifiers, tags, consents, where they may be contacted, latest sessions and events.
 
     Args:
         who: a customer id, also one that was merged away, or `<identifier type>:<value>`.
@@ -333,6 +334,12 @@ def customer(home: Home, who: str) -> dict[str, Any]:
             "consents": _rows(
                 connection,
                 "select purpose, channel, status, as_of from unified.consents where customer_id = $id order by 1, 2",
+                id_,
+            ),
+            "permissions": _rows(
+                connection,
+                "select purpose, channel, identifier_type, identifier_value, is_allowed, reason, as_of "
+                "from unified.contact_permissions where customer_id = $id order by 1, 2, 3 nulls first, 4",
                 id_,
             ),
             "sessions": _rows(

@@ -24,22 +24,21 @@ from dagster_project.lib.state import Refusal, State
 GRANTING = ("granted", "released")
 STATUSES = ("granted", "denied", "withdrawn", "suppressed", "released")
 
-# In which staging tables people refuse something, as SQL over their rows.
+# In which staging tables people refuse something, as SQL over their rows. Who unsubscribes is taken to mean every purpose until
+# the refresh that knows which.
+_UNSUBSCRIBED = (
+    "select case when {column} is not null then '{column}' else 'contact_id' end, coalesce({column}, contact_id), 'any', "
+    "'{channel}', lower(trim(event_name)), occurred_at from {{rows}} "
+    "where lower(trim(event_name)) in ('unsubscribed', 'complained') and coalesce({column}, contact_id) is not null"
+)
 _REFUSED = {
     "crm_consents": (
         "select identifier_type, identifier_value, lower(trim(purpose)), coalesce(nullif(lower(trim(channel)), ''), 'any'), "
         f"lower(trim(status)), occurred_at from {{rows}} where lower(trim(status)) not in {GRANTING}"
     ),
-    "email_events": (
-        "select 'email', email, {purpose}, 'email', lower(trim(event_name)), occurred_at from {rows} "
-        "where lower(trim(event_name)) in ('unsubscribed', 'complained') and email is not null"
-    ),
-    "sms_events": (
-        "select 'phone', phone, {purpose}, 'sms', lower(trim(event_name)), occurred_at from {rows} "
-        "where lower(trim(event_name)) in ('unsubscribed', 'complained') and phone is not null"
-    ),
+    "email_events": _UNSUBSCRIBED.format(column="email", channel="email"),
+    "sms_events": _UNSUBSCRIBED.format(column="phone", channel="sms"),
 }
-_PURPOSE = "case lower(trim(event_name)) when 'complained' then 'any' else 'marketing' end"  # whoever complains means all of it
 _CHUNK = 10_000
 
 
@@ -86,8 +85,7 @@ def remember_refusals(home: Home, connection: duckdb.DuckDBPyConnection, table: 
     if table not in _REFUSED or state.last_finished_refresh() is None:  # nobody was ever sent anything
         return 0
     settings, count = Settings.of(home), 0
-    refused = _REFUSED[table].format(rows=f"staging.{table}", purpose=_PURPOSE)
-    rows = connection.execute(f"{refused} and _batch_id = ?", [batch_id])
+    rows = connection.execute(f"{_REFUSED[table].format(rows=f'staging.{table}')} and _batch_id = ?", [batch_id])
     while chunk := rows.fetchmany(_CHUNK):
         state.refuse(
             [
@@ -107,22 +105,29 @@ class NewRefusals:
             is refused later the served tables are asked, which wait for nobody, and the addresses in the rows themselves.
     """
 
-    def __init__(self, home: Home, connection: duckdb.DuckDBPyConnection | None = None) -> None:
+    def __init__(self, home: Home, connection: duckdb.DuckDBPyConnection) -> None:
         self._home, self._state, self._region = home, State(home), Settings.of(home).default_region
         self._lock, self._last = threading.Lock(), 0
         self._by_token: dict[str, list[Refusal]] = {}
         self._by_customer: dict[str, list[Refusal]] = {}
+        self._usual = dict(
+            connection.execute("select identifier_type, channel from reference.contact_channels where is_usual").fetchall()
+        )
         if last := self._state.last_finished_refresh():
             self._state.forget_refusals(last.loaded)
         self._take_in(connection)
 
-    def of(self, purpose: str, channels: Collection[str], addresses: Mapping[str, str]) -> Callable[[Sequence[SentRow]], dict]:
+    def of(
+        self, purpose: str, columns: Mapping[str, str], channel: str | None
+    ) -> Callable[[Sequence[SentRow]], dict[str, str]]:
         """What says of rows about to be sent which of their customers must not be sent to, and why.
 
         Args:
-            channels: that the destination uses; none: it is not known, and a refusal of any channel counts.
-            addresses: which columns hold addresses, and the type of each.
+            columns: for each column of the rows the column of a customer that it holds.
+            channel: that the destination uses; None: the usual one of each address in the rows, or any where they have none.
         """
+        addresses = {column: source for column, source in columns.items() if source in self._usual}
+        channels = {channel} if channel else {self._usual[source] for source in addresses.values()}
 
         def withheld(rows: Sequence[SentRow]) -> dict[str, str]:
             self._take_in(None)

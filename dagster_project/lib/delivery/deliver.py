@@ -9,17 +9,18 @@ import duckdb
 from dagster_project.lib.delivery.configuration import Configured, load_destinations, works
 from dagster_project.lib.delivery.destination import Destination
 from dagster_project.lib.delivery.ledger import Ledger, Target, anonymous
-from dagster_project.lib.delivery.members import ADDRESSES, WarehouseMembers
+from dagster_project.lib.delivery.members import WarehouseMembers
 from dagster_project.lib.delivery.planning import plan, recheck, withdraw
 from dagster_project.lib.delivery.sending import Report, Work, send_all
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home, transaction
 from dagster_project.lib.publish import Audience, audiences, prepare_audiences
 from dagster_project.lib.quality import require_proof
+from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import Refresh
 from dagster_project.lib.statements import NewRefusals
 
-_CONTACTS = ("unified/customers", "unified/customer_identifiers")  # what rows are made of
+_CONTACTS = ("unified/customers", "unified/customer_identifiers", "unified/contact_permissions")  # what rows are made of
 
 
 def destinations_of(home: Home, manifest: dict[str, Any]) -> dict[str, Configured]:
@@ -54,6 +55,7 @@ class Delivery:
             work for work in works(home, dict(destinations)) if only is None or (work.audience, work.destination) in only
         ]
         self.reports: dict[tuple[str, str], Report] = {}
+        self._legitimate_interest = Settings.of(home).legitimate_interest
 
     def run(self) -> list[Report]:
         """Bring every destination up to the last published version of its audiences; one report for each audience at each.
@@ -107,15 +109,20 @@ class Delivery:
         return list(self.reports.values())
 
     def _send(self, these: list[Work], refusals: NewRefusals) -> None:
-        for report in send_all(self.home, [replace(work, withhold=self._withhold(work, refusals)) for work in these]):
+        watched = [
+            replace(
+                work,
+                withhold=refusals.of(
+                    self.audiences[work.audience].purpose,
+                    self.destinations[work.destination].columns,
+                    self.destinations[work.destination].channel,
+                ),
+            )
+            for work in these
+        ]
+        for report in send_all(self.home, watched):
             report.state = self.reports[report.audience, report.destination].state
             self.reports[report.audience, report.destination] = report
-
-    def _withhold(self, work: Work, refusals: NewRefusals):
-        configured = self.destinations[work.destination]
-        addresses = {column: source for column, source in configured.columns.items() if source in ADDRESSES}
-        channels = {configured.channel} if configured.channel else {ADDRESSES[kind] for kind in addresses.values()}
-        return refusals.of(self.audiences[work.audience].purpose, channels, addresses)
 
     def _opened(self, work: Work) -> Destination | None:
         try:
@@ -126,7 +133,9 @@ class Delivery:
 
     def _members(self, connection: duckdb.DuckDBPyConnection, work: Work) -> WarehouseMembers:
         configured, purpose = self.destinations[work.destination], self.audiences[work.audience].purpose
-        return WarehouseMembers(connection, work.audience, purpose, configured.columns, configured.channel)
+        return WarehouseMembers(
+            connection, work.audience, purpose, configured.columns, configured.channel, self._legitimate_interest
+        )
 
     def _stop(self, work: Work, error: OnefoldError) -> None:
         self.reports[self._pair(work)].stopped = anonymous(str(error))
