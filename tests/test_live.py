@@ -106,6 +106,8 @@ def test_a_merge_and_a_split_reach_events_tags_audiences_and_their_destination(s
     [gone] = {anna, other} - {kept}
     assert _served(home, "select from_customer_id, to_customer_id from identity.redirects") == [(gone, kept)]
     assert operations(2) == {("remove", gone)}
+    why = "select customer_id, left_reason from audiences.memberships where left_at is not null"
+    assert _served(home, why) == [(gone, f"merged into {kept}")]
     assert members() == tagged() == {kept} and orders() == {"o1": kept}
 
     now = datetime.now(UTC)

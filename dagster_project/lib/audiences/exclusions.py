@@ -11,8 +11,8 @@ from dagster_project.lib.home import transaction
 def write_exclusions(connection: duckdb.DuckDBPyConnection, audience: str, destination: str, now: datetime) -> None:
     """Keep who of an audience's members a destination does not get.
 
-    Takes the temporary tables `unsent` (customer_id, reason) and `chosen` (customer_id): those who were looked at. What is known
-    of others stays. Costs as much as was looked at and differs. Results that are still read from the connection end here.
+    Takes the temporary tables `unsent` (customer_id, reason) and `chosen` (customer_id): those who were looked at. What is
+    known of others stays. Costs as much as was looked at and differs. Results that are still read from the connection end here.
 
     Args:
         now: UTC, without a zone; since when whoever was not left out before for this reason is.

@@ -7,6 +7,7 @@ from dagster_project.lib.audiences.form import Rule
 from dagster_project.lib.audiences.sql import Condition
 
 FIRST, CONDITIONS, MODEL, DEFINITION, HIGHER = "first", "conditions", "model", "definition", "higher_audience"
+_OF_GROUP = "exclusive_group."  # paths of the conditions that priority adds
 
 
 @dataclass(frozen=True)
@@ -92,24 +93,21 @@ class Explainer:
         parts = self._changed(self._parts(now, False), now, before)
         if not parts:
             return None
-        if kind == CONDITIONS and all(_is_of_group(part) for part in parts):
-            kind = HIGHER
-        lost = [part for part in parts if part.is_asked and not _is_of_group(part)]
-        gained = [part for part in parts if not part.is_asked and not _is_of_group(part)]
-        of_group = [part for part in parts if _is_of_group(part)]
+        if kind == DEFINITION:
+            wanted, wanted_zh = "; ".join(_holding(part) for part in parts), "；".join(_holding_zh(part) for part in parts)
+            return Reason(kind, f"does not meet the new definition: {wanted}", f"不符合新的定义：{wanted_zh}")
+        above = [part for part in parts if _is_of_group(part)]
+        own = [part for part in parts if not _is_of_group(part)]
         said, said_zh = [], []
-        if lost:
-            start, start_zh = ("not", "不满足") if kind == DEFINITION else ("no longer", "不再满足")
-            said.append(f"{start}: {'; '.join(part.condition.sentence for part in lost)}")
-            said_zh.append(f"{start_zh}：{'；'.join(part.condition.sentence_zh for part in lost)}")
-        if gained:
-            said.append(f"now: {'; '.join(part.condition.sentence for part in gained)}")
-            said_zh.append(f"现在：{'；'.join(part.condition.sentence_zh for part in gained)}")
-        for part in of_group:
-            said.append(f"now in the audience {_above(part)}, which comes first in the group")
-            said_zh.append(f"现在属于同组中优先的人群 {_above(part)}")
-        start, start_zh = ("by the new definition ", "按新的定义") if kind == DEFINITION else ("", "")
-        return Reason(kind, start + "; ".join(said), start_zh + "；".join(said_zh))
+        for is_asked, start, start_zh in ((True, "no longer: ", "不再满足："), (False, "now: ", "现在：")):
+            if these := [part.condition for part in own if part.is_asked == is_asked]:
+                said.append(start + "; ".join(condition.sentence for condition in these))
+                said_zh.append(start_zh + "；".join(condition.sentence_zh for condition in these))
+        for part in above:
+            name = part.condition.path.removeprefix(_OF_GROUP)
+            said.append(f"now in the audience {name}, which comes first in the group")
+            said_zh.append(f"现在属于同组中优先的人群 {name}")
+        return Reason(kind if own else HIGHER, "; ".join(said), "；".join(said_zh))
 
     def _changed(self, parts: list[_Part], now: Collection[int], before: Collection[int] | None) -> list[_Part]:
         """Those that were otherwise before; all of them where that is not known or says nothing."""
@@ -140,11 +138,7 @@ class Explainer:
 
 
 def _is_of_group(part: _Part) -> bool:
-    return part.condition.path.startswith("exclusive_group.")
-
-
-def _above(part: _Part) -> str:
-    return part.condition.path.removeprefix("exclusive_group.")
+    return part.condition.path.startswith(_OF_GROUP)
 
 
 def _holding(part: _Part) -> str:
