@@ -344,8 +344,10 @@ def test_an_audience_in_yaml_is_previewed_built_published_and_retired(project: P
     held = asked("select count(*) from audiences.searchers where is_control")[0][0]
     assert 0 < held < 20 and previews["searchers"]["summary"]["control_group"] == held
     reasons = dict(asked("select reason, count(*) from audiences.exclusions where audience = 'searchers' group by 1"))
-    asked_for = "select count(*) from audiences.searchers where is_control and customer_id in (select customer_id from unified.consents)"
-    assert reasons["control group"] == asked(asked_for)[0][0] and set(reasons) <= {"control group", "no consent"}
+    consenting = asked(
+        "select count(*) from audiences.searchers semi join unified.consents using (customer_id) where is_control"
+    )
+    assert reasons["control group"] == consenting[0][0] and set(reasons) <= {"control group", "no consent"}
     controls = "select count(*) from audiences.control_memberships where audience = 'searchers' and left_at is null"
     assert asked(controls) == [(reasons["control group"],)]
     why = "select distinct entered_kind, entered_reason from audiences.memberships where audience = 'searchers'"

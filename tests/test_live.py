@@ -117,7 +117,10 @@ def test_a_merge_and_a_split_reach_events_tags_audiences_and_their_destination(s
     ids = dict(_served(home, "select identifier_value, customer_id from identity.assignments where identifier_type = 'email'"))
     apart = set(ids.values())
     assert len(apart) == 2 and kept in apart and gone not in apart
-    assert operations(3) == {("add", new) for new in apart - {kept}}
+    [new] = apart - {kept}
+    assert operations(3) == {("add", new)}
+    why = "select kind, reason from audiences.changes where version = 3"
+    assert _served(home, why) == [("split", f"split off from {kept}, who was in")]
     assert members() == apart and orders() == {"o1": ids["zhao@mail.cn"]} and tagged() == apart
 
 

@@ -4,7 +4,7 @@ import csv
 import itertools
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from dagster_project.lib import dbt, publish
-from dagster_project.lib.audiences import definitions, form, project, sql
+from dagster_project.lib.audiences import definitions, form, project, sql, tables, uplift
 from dagster_project.lib.audiences.exclusions import forget_exclusions, write_exclusions
 from dagster_project.lib.audiences.preview import Asker
 from dagster_project.lib.audiences.reasons import Explainer
@@ -41,6 +41,8 @@ create table tags.history (customer_id varchar, tag varchar, value varchar, prev
     valid_to timestamp);
 create table identity.changes (kind varchar, from_customer_id varchar, to_customer_id varchar, _seq bigint);
 create table identity.redirects (from_customer_id varchar, to_customer_id varchar, _seq bigint);
+create table analytics.conversions (conversion_id varchar, customer_id varchar, converted_at timestamp,
+    revenue_base decimal(18, 4));
 create table staging._built (refresh bigint, settings varchar);
 insert into staging._built values (0, '');
 """
@@ -482,6 +484,83 @@ def test_the_control_group_is_kept_apart_with_its_times_and_is_no_member(company
     ]
 
 
+def stays(company: Company, table: str, names: Iterable[str], entered_at: datetime) -> None:
+    with company.home.connect("test") as connection:
+        tables.prepare(connection)
+        connection.execute(
+            f"insert into audiences.{table} (audience, customer_id, entered_at, version) "
+            "select 'b', unnest(?::varchar[]), ?, 1",
+            [list(names), entered_at],
+        )
+
+
+def measured(company: Company) -> dict[str, Any]:
+    with company.home.connect("test") as connection:
+        assert uplift.is_due(connection, "b", company.now)
+        uplift.measure(connection, "b", company.now)
+        assert not uplift.is_due(connection, "b", company.now + timedelta(hours=23))
+        assert uplift.is_due(connection, "b", company.now + timedelta(days=1))
+        cursor = connection.execute("from audiences.uplift")
+        [row] = cursor.fetchall()
+        return dict(zip([column[0] for column in cursor.description], row, strict=True))
+
+
+def test_uplift_has_the_published_interval_of_newcombe(company: Company) -> None:
+    """56 of 70 against 48 of 80, example (a) of Newcombe 1998: 0.2 (0.0524, 0.3339)."""
+    start = NOW - timedelta(days=40)
+    stays(company, "memberships", (f"m{n}" for n in range(70)), start)
+    stays(company, "control_memberships", (f"c{n}" for n in range(80)), start)
+    for name in (*(f"m{n}" for n in range(56)), *(f"c{n}" for n in range(48))):
+        company.fill(
+            "analytics.conversions",
+            conversion_id=name,
+            customer_id=name,
+            converted_at=NOW - timedelta(days=20),
+            revenue_base=10,
+        )
+    found = measured(company)
+    assert (found["member_count"], found["control_count"]) == (70, 80)
+    assert (found["converted_count"], found["control_converted_count"]) == (56, 48)
+    assert found["uplift"] == pytest.approx(0.2)
+    assert (round(found["uplift_lower"], 4), round(found["uplift_upper"], 4)) == (0.0524, 0.3339)
+    assert found["is_significant"] and found["incremental_conversions"] == pytest.approx(14)
+    assert (found["revenue_per_customer"], found["control_revenue_per_customer"]) == (8, 6)
+    assert found["incremental_revenue_base"] == 140
+
+
+def test_uplift_counts_whose_days_are_over_and_who_was_on_one_side(company: Company) -> None:
+    start = NOW - timedelta(days=40)
+    stays(company, "memberships", ["buyer", "before", "too late", "twice", "both"], start)
+    stays(company, "memberships", ["twice"], NOW - timedelta(days=1))
+    stays(company, "memberships", ["young"], NOW - timedelta(days=29))
+    stays(company, "control_memberships", ["held", "held too"], start)
+    stays(company, "control_memberships", ["both"], NOW - timedelta(days=35))
+    for name, days in (
+        ("buyer", 30),
+        ("before", -0.1),
+        ("too late", 30.1),
+        ("both", 39),
+        ("young", 39),
+        ("held", 10),
+        ("held", 35),
+    ):
+        at = start + timedelta(days=days)
+        company.fill("analytics.conversions", conversion_id=name, customer_id=name, converted_at=at, revenue_base=7)
+    found = measured(company)
+    assert (found["member_count"], found["control_count"]) == (4, 2)
+    assert (found["converted_count"], found["control_converted_count"]) == (1, 1)
+    assert (found["revenue_per_customer"], found["control_revenue_per_customer"]) == (1.75, 3.5)
+
+
+def test_a_control_group_that_came_later_is_compared_with_who_came_in_after_it(company: Company) -> None:
+    stays(company, "memberships", ["old"], NOW - timedelta(days=90))
+    stays(company, "control_memberships", ["stock"], NOW - timedelta(days=60))
+    stays(company, "memberships", ["new", "newer"], NOW - timedelta(days=50))
+    stays(company, "control_memberships", ["held"], NOW - timedelta(days=50))
+    found = measured(company)
+    assert (found["member_count"], found["control_count"]) == (2, 1)
+
+
 def test_a_cap_leaves_out_who_got_so_many_messages_until_the_count_falls(company: Company) -> None:
     (company.home.path / "onefold.yaml").write_text("caps: {marketing: {messages: 3, within_days: 7}}")
     company.people("few", "many", "came back", "long ago", "held out")
@@ -621,10 +700,10 @@ def test_publishing_again_changes_nothing_and_a_failed_commit_leaves_no_half(
     company.people("x", "y")
     company.people("z", consent=None)
     company.publish("b", company.model("x", "z"))
-    tables = ("memberships", "changes", "exclusions", "control_memberships", "publications", "_published")
+    names = ("memberships", "changes", "exclusions", "control_memberships", "publications", "_published")
 
     def everything() -> list[list[tuple]]:
-        return [company.run(f"from audiences.{table} order by all") for table in tables]
+        return [company.run(f"from audiences.{name} order by all") for name in names]
 
     company.later()
     company.state("z", "granted")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dagster_project.lib import dbt
-from dagster_project.lib.audiences import definitions, exclusions, tables
+from dagster_project.lib.audiences import definitions, exclusions, tables, uplift
 from dagster_project.lib.audiences.caps import select_capped
 from dagster_project.lib.audiences.explaining import Situation, explain
 from dagster_project.lib.audiences.known import CARING
@@ -236,6 +236,8 @@ def _keep_present(connection, audience: Audience, version: int, now: datetime) -
             """,
             [name],
         )
+    if uplift.is_due(connection, name, now):
+        uplift.measure(connection, name, now)
     connection.execute("delete from audiences._published where audience = ?", [name])
     connection.execute(
         "insert into audiences._published select ?, ?, ?, value from staging._sequence", [name, audience.definition, now]

@@ -24,6 +24,13 @@ create table if not exists audiences.publications (
     added bigint not null, removed bigint not null, excluded bigint not null, published_at timestamp not null,
     delivered_to varchar, primary key (audience, version)
 );
+create table if not exists audiences.uplift (
+    audience varchar not null, as_of timestamp not null, window_days bigint not null, member_count bigint not null,
+    control_count bigint not null, converted_count bigint not null, control_converted_count bigint not null,
+    conversion_rate double, control_conversion_rate double, uplift double, uplift_lower double, uplift_upper double,
+    is_significant boolean, incremental_conversions double, revenue_per_customer double, control_revenue_per_customer double,
+    incremental_revenue_base decimal(18, 4)
+);
 create table if not exists audiences._published (
     audience varchar not null, definition varchar not null, as_of timestamp not null, _seq bigint not null
 )
@@ -41,7 +48,7 @@ _ADDED = {
     "changes": {"kind": "varchar", "reason": "varchar", "reason_zh": "varchar"},
     "exclusions": {"destination": "varchar", "since": "timestamp"},
 }
-OWN_TABLES = {"memberships", "control_memberships", "changes", "exclusions", "publications"}
+OWN_TABLES = {"memberships", "control_memberships", "changes", "exclusions", "publications", "uplift"}
 
 
 def prepare(connection: duckdb.DuckDBPyConnection) -> None:
