@@ -188,7 +188,7 @@ def _require_built(connection, audience: Audience, refresh: Refresh) -> None:
         )
 
 
-def _situation(connection, audience: Audience, refresh: Refresh, is_first: bool, is_emptied: bool) -> Situation:
+def _situation(connection, audience: Audience, refresh: Refresh, is_first: bool, is_stopped: bool) -> Situation:
     row = connection.execute(
         "select definition, as_of, _seq from audiences._published where audience = ?", [audience.name]
     ).fetchone()
@@ -199,7 +199,7 @@ def _situation(connection, audience: Audience, refresh: Refresh, is_first: bool,
         before=Then(row[1], row[2]) if row else None,
         is_first=is_first,
         is_redefined=bool(row) and row[0] != audience.definition,
-        is_emptied=is_emptied,
+        is_stopped=is_stopped,
     )
 
 

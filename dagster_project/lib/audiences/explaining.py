@@ -23,7 +23,7 @@ class Situation:
         before: the last publication; None: there is none, or none is known.
         is_first: the audience has no version yet.
         is_redefined: the audience has another definition since the last publication.
-        is_emptied: its table is empty, so that only those go who must.
+        is_stopped: nothing is published but that those go who may not stay.
     """
 
     audience: str
@@ -32,7 +32,7 @@ class Situation:
     before: Then | None
     is_first: bool
     is_redefined: bool
-    is_emptied: bool
+    is_stopped: bool
 
 
 # Whatever is known without asking for conditions; `detail` is the reason of an exclusion, `other` another customer.
@@ -88,7 +88,7 @@ found as (
                 when wanted.reason is not null then 'kept out'
                 when gone.customer_id is not null and merged_into.other is not null then 'merged'
                 when gone.customer_id is not null then 'gone'
-                when $is_emptied then 'no consent'
+                when $is_stopped then 'no consent'
                 when split_off.other is not null then 'split' end
             when merged_with.other is not null then 'merged'
             when split_from.other is not null then 'split'
@@ -131,7 +131,7 @@ def explain(home: Home, connection: duckdb.DuckDBPyConnection, situation: Situat
     It reads the temporary tables `wanted`, `members` and `difference` of the publication, and the exclusions of the last one.
     """
     seq = situation.before.seq if situation.before else 2**62
-    connection.execute(_CAUSES, {"audience": situation.audience, "seq": seq, "is_emptied": situation.is_emptied})
+    connection.execute(_CAUSES, {"audience": situation.audience, "seq": seq, "is_stopped": situation.is_stopped})
     explainer = _explainer(home, connection, situation)
     combinations = connection.execute("select distinct operation, cause, detail, now, before from causes").fetchall()
     worded = []
