@@ -6,8 +6,7 @@ import json
 import shutil
 import socket
 import subprocess
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
@@ -15,7 +14,7 @@ import fsspec
 import pytest
 
 from dagster_project.lib.delivery.configuration import load_destinations, works
-from dagster_project.lib.delivery.deliver import deliver
+from dagster_project.lib.delivery.deliver import Delivery
 from dagster_project.lib.delivery.destination import Refused, Unavailable
 from dagster_project.lib.delivery.files import Files
 from dagster_project.lib.delivery.ledger import Ledger
@@ -27,6 +26,7 @@ from dagster_project.lib.delivery.warehouse_table import WarehouseTable
 from dagster_project.lib.delivery.webhook import Webhook, signature
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.publish import Audience
+from dagster_project.lib.state import Refresh
 
 COLUMNS = ("customer_id", "email", "tier")
 KEY = ("customer_id",)
@@ -85,45 +85,6 @@ def test_a_folder_that_cannot_be_written_is_unavailable(tmp_path):
 
 
 # ------------------------------------------------------------------ webhook
-
-
-class Receiver:
-    """A real HTTP server; `answers` are (status, headers, body) for the next requests, then 200."""
-
-    def __init__(self) -> None:
-        self.requests, self.answers = [], []
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.requests.append((dict(self.headers.items()), body))
-                status, headers, answer = receiver.answers.pop(0) if receiver.answers else (200, {}, b"")
-                if status == 0:  # hang up without an answer
-                    self.close_connection = True
-                    return
-                self.send_response(status)
-                for name, value in {"Content-Length": str(len(answer)), **headers}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(answer)
-
-            def log_message(self, *_) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/audience"
-
-
-@pytest.fixture
-def receiver():
-    receiver = Receiver()
-    thread = threading.Thread(target=receiver.server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield receiver
-    receiver.server.shutdown()
-    receiver.server.server_close()
-    thread.join()
 
 
 def webhook(url: str, **options) -> Webhook:
@@ -624,7 +585,7 @@ def test_who_withdrew_since_the_plan_is_taken_out_of_what_is_left_to_send(home, 
 def test_a_delivery_sends_what_is_left_then_what_changed_to_each_destination(home, receiver, monkeypatch):
     monkeypatch.setenv("CRM_SECRET", SECRET)
     hook = f"kind: webhook\nurl: {receiver.url}\nsecret: {{env: CRM_SECRET}}\n{GOOD['files'].partition(chr(10))[2]}"
-    configure(home, files=GOOD["files"], hook=hook, unset=hook.replace("CRM_SECRET", "NOT_SET"))
+    destinations = configure(home, files=GOOD["files"], hook=hook, unset=hook.replace("CRM_SECRET", "NOT_SET"))
     audience = Audience("regulars", "Regulars", "", "a@x.cn", "marketing", frozenset())
     with home.connect("test") as connection:
         for statement in WAREHOUSE.split(";\n"):
@@ -635,8 +596,11 @@ def test_a_delivery_sends_what_is_left_then_what_changed_to_each_destination(hom
             stated(connection, "email", f"{name}@x.cn", "granted")
     receiver.answers = [(401, {}, b"")]
 
+    monkeypatch.setattr("dagster_project.lib.delivery.deliver.require_proof", lambda *_: None)
+    refresh = Refresh(1, datetime.now(UTC), 1)
+
     def reports():
-        return {report.destination: report for report in deliver(home, [audience])}
+        return {report.destination: report for report in Delivery(home, [audience], destinations, refresh).run()}
 
     first = reports()
     assert (first["files"].accepted, first["files"].is_finished) == (3, True)
@@ -654,4 +618,4 @@ def test_a_delivery_sends_what_is_left_then_what_changed_to_each_destination(hom
 
 
 def test_a_home_without_destinations_delivers_nothing(home):
-    assert deliver(home, []) == []
+    assert Delivery(home, [], {}, Refresh(1, datetime.now(UTC), 1)).run() == []

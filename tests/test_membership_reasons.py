@@ -486,7 +486,7 @@ def test_the_control_group_is_kept_apart_with_its_times_and_is_no_member(company
 
 def stays(company: Company, table: str, names: Iterable[str], entered_at: datetime) -> None:
     with company.home.connect("test") as connection:
-        tables.prepare(connection)
+        tables.prepare_audiences(connection)
         connection.execute(
             f"insert into audiences.{table} (audience, customer_id, entered_at, version) "
             "select 'b', unnest(?::varchar[]), ?, 1",

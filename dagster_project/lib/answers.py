@@ -1,5 +1,6 @@
 """What people ask of a home: its ledger, quality, customers, tags and audiences, as rows."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from dagster_project.lib.audiences.form import Form
 from dagster_project.lib.audiences.known import Known
 from dagster_project.lib.audiences.preview import Asker, Preview, named, preview
 from dagster_project.lib.contracts import YAML_LOADER
+from dagster_project.lib.delivery.ledger import Ledger
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home, quoted
 from dagster_project.lib.ingest import prepare_warehouse
@@ -256,6 +258,22 @@ def audiences(home: Home) -> Rows:
     )
 
 
+def deliveries(home: Home) -> Rows:
+    """Every audience at every destination: its last version, what is held there, what waits."""
+    with Ledger(home) as ledger:
+        return [
+            {
+                "audience": row["audience"],
+                "destination": row["destination"],
+                "status": row["status"] if row["state"] == "active" else row["state"],
+                "version": row["version"],
+                **{name: row[name] for name in ("adds", "updates", "removes", "held", "to_send", "uncertain", "dead_letters")},
+                "answered_at": row["answered_at"] and datetime.fromisoformat(row["answered_at"]),
+            }
+            for row in ledger.overview()
+        ]
+
+
 def status(home: Home) -> dict[str, Any]:
     """The last finished refresh, by part."""
     content: dict[str, Any] = {"channels": ledger(home)}
@@ -266,6 +284,7 @@ def status(home: Home) -> dict[str, Any]:
             "customers": customers(home),
             "tags": tags(home),
             "audiences": audiences(home),
+            "deliveries": deliveries(home),
         }
         if (pages := home.quality / "index.html").exists():
             content["next"] = [f"History and trends of quality: {pages}"]

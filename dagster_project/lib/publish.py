@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from dagster_project.lib import dbt
-from dagster_project.lib.audiences import definitions, exclusions, tables, uplift
+from dagster_project.lib.audiences import definitions, exclusions, uplift
 from dagster_project.lib.audiences.caps import select_capped
 from dagster_project.lib.audiences.explaining import Situation, explain
 from dagster_project.lib.audiences.known import CARING
 from dagster_project.lib.audiences.preview import Then
+from dagster_project.lib.audiences.tables import OWN_TABLES, prepare_audiences
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home, transaction
 from dagster_project.lib.ingest import next_sequence
@@ -76,7 +77,7 @@ def audiences(manifest: dict[str, Any]) -> list[Audience]:
         place = f"{exposure['original_file_path']}: exposure {exposure['name']}"
         if models != [f"model.onefold.audiences_{exposure['name']}"]:
             raise OnefoldError(f"{place}: depends on {', '.join(models)}; expose one audience, under its own name")
-        if exposure["name"] in tables.OWN_TABLES:
+        if exposure["name"] in OWN_TABLES:
             raise OnefoldError(f"{place}: publication keeps a table of this name; choose another")
         meta = exposure["config"].get("meta", {})
         purpose = meta.get("purpose")
@@ -141,7 +142,7 @@ def publish(home: Home, audience: Audience, refresh: Refresh) -> Publication:
     now = refresh.as_of.replace(tzinfo=None)
     cap = None if audience.ignores_cap else Settings.of(home).caps.get(audience.purpose)
     with home.connect(f"publication of {audience.name}") as connection:
-        tables.prepare(connection)
+        prepare_audiences(connection)
         try:
             require_proof(connection, set(audience.reads), refresh)
             _require_built(connection, audience, refresh)

@@ -17,14 +17,14 @@ def write_exclusions(connection: duckdb.DuckDBPyConnection, audience: str, desti
     Args:
         now: UTC, without a zone; since when whoever was not left out before for this reason is.
     """
-    tables.prepare(connection)
+    tables.prepare_audiences(connection)
     with transaction(connection):
         exchange(connection, audience, destination, now, "unsent", looked_at="chosen")
 
 
 def forget_exclusions(connection: duckdb.DuckDBPyConnection, audience: str, destination: str) -> None:
     """Forget whom a destination did not get, once it gets nothing of the audience any more."""
-    tables.prepare(connection)
+    tables.prepare_audiences(connection)
     connection.execute("delete from audiences.exclusions where audience = ? and destination = ?", [audience, destination])
 
 

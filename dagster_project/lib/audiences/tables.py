@@ -24,6 +24,11 @@ create table if not exists audiences.publications (
     added bigint not null, removed bigint not null, excluded bigint not null, published_at timestamp not null,
     delivered_to varchar, primary key (audience, version)
 );
+create table if not exists audiences.deliveries (
+    audience varchar not null, destination varchar not null, version bigint not null, status varchar not null,
+    adds bigint not null, updates bigint not null, removes bigint not null, accepted bigint not null, rejected bigint not null,
+    planned_at timestamp not null, finished_at timestamp, primary key (audience, destination, version)
+);
 create table if not exists audiences.uplift (
     audience varchar not null, as_of timestamp not null, window_days bigint not null, member_count bigint not null,
     control_count bigint not null, converted_count bigint not null, control_converted_count bigint not null,
@@ -48,10 +53,10 @@ _ADDED = {
     "changes": {"kind": "varchar", "reason": "varchar", "reason_zh": "varchar"},
     "exclusions": {"destination": "varchar", "since": "timestamp"},
 }
-OWN_TABLES = {"memberships", "control_memberships", "changes", "exclusions", "publications", "uplift"}
+OWN_TABLES = {"memberships", "control_memberships", "changes", "exclusions", "publications", "deliveries", "uplift"}
 
 
-def prepare(connection: duckdb.DuckDBPyConnection) -> None:
+def prepare_audiences(connection: duckdb.DuckDBPyConnection) -> None:
     """Create the tables of publication and their columns, if they are not there."""
     for statement in _TABLES.split(";\n"):
         connection.execute(statement)
