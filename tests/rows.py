@@ -8,9 +8,13 @@ from typing import Any
 
 from dagster_project.lib import dbt
 from dagster_project.lib.contracts import load_channels
+from dagster_project.lib.delivery.deliver import Delivery, destinations_of
+from dagster_project.lib.delivery.sending import Report
 from dagster_project.lib.home import Home
 from dagster_project.lib.ingest import ingest_channel
+from dagster_project.lib.publish import audiences
 from dagster_project.lib.settings import Settings
+from dagster_project.lib.state import State
 
 Row = tuple[str, dict[str, Any]]  # <channel>/<entity>, and the row
 
@@ -46,6 +50,13 @@ def build(home: Home, *models: str, as_of: datetime, **variables: object) -> Non
 def query(home: Home, sql: str) -> list[tuple]:
     with home.connect("test") as connection:
         return connection.execute(sql).fetchall()
+
+
+def deliver(home: Home) -> list[Report]:
+    """What the job delivers, without Dagster."""
+    manifest = dbt.manifest(home)
+    refresh = State(home).last_finished_refresh()
+    return Delivery(home, audiences(manifest), destinations_of(home, manifest), refresh).run()
 
 
 def present_rows(home: Home, table: str) -> list[tuple]:

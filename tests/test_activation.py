@@ -10,18 +10,15 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner
 from receiver import Receiver
-from rows import build, land_rows, query
+from rows import build, deliver, land_rows, query
 
 from dagster_project.cli import main
 from dagster_project.defs import automation
 from dagster_project.jobs import problems, run_job
-from dagster_project.lib import dbt
 from dagster_project.lib.contracts import load_channels
-from dagster_project.lib.delivery.deliver import Delivery, destinations_of
 from dagster_project.lib.home import Home
 from dagster_project.lib.ingest import ingest_channel
 from dagster_project.lib.live import Live
-from dagster_project.lib.publish import audiences
 from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import State
 
@@ -82,11 +79,8 @@ def _hook(home: Home, name: str, url: str) -> None:
 
 
 def _deliver(home: Home) -> bool:
-    """What the job delivers, without Dagster; whether everything was sent."""
-    manifest = dbt.manifest(home)
-    refresh = State(home).last_finished_refresh()
-    reports = Delivery(home, audiences(manifest), destinations_of(home, manifest), refresh).run()
-    return not any(report.stopped for report in reports)
+    """Whether everything was sent."""
+    return not any(report.stopped for report in deliver(home))
 
 
 def _run(*arguments: str):

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from rows import Row, build, land_lines, land_rows, query
+from rows import Row, build, deliver, land_lines, land_rows, query
 
 from dagster_project.cli import main
 from dagster_project.lib import dbt
 from dagster_project.lib.consent import address_permissions, customer_permissions
-from dagster_project.lib.delivery.deliver import deliver
 from dagster_project.lib.delivery.members import WarehouseMembers
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
@@ -434,7 +433,7 @@ def outcomes(new_home: Callable[[], Home]) -> Iterator[list[Outcome]]:
 
 
 def _outcome(home: Home) -> Outcome:
-    (report,) = deliver(home, [_audience(home)])
+    (report,) = deliver(home)
     assert report.stopped is None
     named = "select customer_id, identifier_value from identity.assignments where identifier_type = 'user_id'"
     accounts = dict(query(home, named))
@@ -451,7 +450,7 @@ def _outcome(home: Home) -> Outcome:
         list(WarehouseMembers(connection, AUDIENCE, "marketing", columns, legitimate_interest=legitimate).everyone())
         unmailed = connection.execute("from unsent").fetchall()
     members = f"select customer_id from audiences.memberships where audience = '{AUDIENCE}' and left_at is null"
-    exclusions = f"select customer_id, reason from audiences.exclusions where audience = '{AUDIENCE}'"
+    exclusions = f"select customer_id, reason from audiences.exclusions where audience = '{AUDIENCE}' and destination is null"
     return Outcome(
         members={accounts[customer] for (customer,) in query(home, members)},
         exclusions={accounts[customer]: why for customer, why in query(home, exclusions)},

@@ -768,7 +768,15 @@ def test_an_analysts_audience_with_a_restricted_tag_is_not_exposed_for_advertisi
         OnefoldError, match="exposure ads: restricted tags are for care and service and never for advertising: skin"
     ):
         audiences(manifest("advertising"))
-    assert [a.name for a in audiences(manifest("service"))] == ["ads"]
+    [found] = audiences(manifest("service"))
+    assert (found.name, found.restricted, found.ignores_cap) == ("ads", ("skin",), False)
+    tagless = manifest("advertising")
+    tagless["parent_map"]["model.onefold.audiences_ads"] = []
+    [found] = audiences(tagless)
+    assert found.restricted == ()
+    tagless["exposures"]["e"]["config"]["meta"]["ignores_cap"] = "no"
+    with pytest.raises(OnefoldError, match="ignores_cap is true or false"):
+        audiences(tagless)
 
 
 # What is written

@@ -344,7 +344,14 @@ def test_an_audience_in_yaml_is_previewed_built_published_and_retired(project: P
     held = asked("select count(*) from audiences.searchers where is_control")[0][0]
     assert 0 < held < 20 and previews["searchers"]["summary"]["control_group"] == held
     reasons = dict(asked("select reason, count(*) from audiences.exclusions where audience = 'searchers' group by 1"))
-    assert reasons["control group"] == held and set(reasons) <= {"control group", "no consent"}
+    consenting = asked(
+        "select count(*) from audiences.searchers semi join unified.consents using (customer_id) where is_control"
+    )
+    assert reasons["control group"] == consenting[0][0] and set(reasons) <= {"control group", "no consent"}
+    controls = "select count(*) from audiences.control_memberships where audience = 'searchers' and left_at is null"
+    assert asked(controls) == [(reasons["control group"],)]
+    why = "select distinct entered_kind, entered_reason from audiences.memberships where audience = 'searchers'"
+    assert asked(why) == [("first", "first version: searched at least 2 times in the last 30 days")]
     delivered = (
         "select count(*) from audiences.memberships semi join (from audiences.searchers where is_control) as held "
         "using (customer_id) where audience = 'searchers'"

@@ -106,6 +106,8 @@ def test_a_merge_and_a_split_reach_events_tags_audiences_and_their_destination(s
     [gone] = {anna, other} - {kept}
     assert _served(home, "select from_customer_id, to_customer_id from identity.redirects") == [(gone, kept)]
     assert operations(2) == {("remove", gone)}
+    why = "select customer_id, left_reason from audiences.memberships where left_at is not null"
+    assert _served(home, why) == [(gone, f"merged into {kept}")]
     assert members() == tagged() == {kept} and orders() == {"o1": kept}
 
     now = datetime.now(UTC)
@@ -115,7 +117,10 @@ def test_a_merge_and_a_split_reach_events_tags_audiences_and_their_destination(s
     ids = dict(_served(home, "select identifier_value, customer_id from identity.assignments where identifier_type = 'email'"))
     apart = set(ids.values())
     assert len(apart) == 2 and kept in apart and gone not in apart
-    assert operations(3) == {("add", new) for new in apart - {kept}}
+    [new] = apart - {kept}
+    assert operations(3) == {("add", new)}
+    why = "select kind, reason from audiences.changes where version = 3"
+    assert _served(home, why) == [("split", f"split off from {kept}, who was in")]
     assert members() == apart and orders() == {"o1": ids["zhao@mail.cn"]} and tagged() == apart
 
 

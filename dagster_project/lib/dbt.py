@@ -19,6 +19,7 @@ from typing import Any
 import duckdb
 import yaml
 
+from dagster_project.lib.audiences import definitions
 from dagster_project.lib.audiences import project as declared
 from dagster_project.lib.audiences.known import Known
 from dagster_project.lib.contracts import load_channels
@@ -166,6 +167,7 @@ def run(
                     if refresh == 0 or built_refresh(connection) != refresh:
                         log.warning("rows of %s were withdrawn: every model is built anew, ids are kept", ", ".join(tables))
                 _note_build(connection, home, refresh, full="--full-refresh" in arguments and is_whole)
+                definitions.note(connection, manifest.nodes.values())
         moment = (as_of or datetime.now(UTC)).replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
         os.environ["ONEFOLD_HOME"] = str(home.path)  # read by profiles.yml
         changed = finished_project(home) != project_state(home)

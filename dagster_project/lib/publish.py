@@ -13,44 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from dagster_project.lib import dbt
+from dagster_project.lib.audiences import definitions, exclusions, uplift
+from dagster_project.lib.audiences.caps import select_capped
+from dagster_project.lib.audiences.explaining import Situation, explain
 from dagster_project.lib.audiences.known import CARING
+from dagster_project.lib.audiences.preview import Then
+from dagster_project.lib.audiences.tables import OWN_TABLES, prepare_audiences
 from dagster_project.lib.consent import customer_permissions
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home, transaction
 from dagster_project.lib.ingest import next_sequence
 from dagster_project.lib.quality import require_proof
-from dagster_project.lib.settings import Settings
+from dagster_project.lib.settings import Cap, Settings
 from dagster_project.lib.state import Refresh
 
 log = logging.getLogger("onefold")
-
-_TABLES = """
-create schema if not exists audiences;
-create table if not exists audiences.memberships (
-    audience varchar not null, customer_id varchar not null, entered_at timestamp not null, left_at timestamp,
-    version bigint not null
-);
-create table if not exists audiences.changes (
-    audience varchar not null, version bigint not null, operation varchar not null check (operation in ('add', 'remove')),
-    customer_id varchar not null, changed_at timestamp not null
-);
-create table if not exists audiences.exclusions (
-    audience varchar not null, customer_id varchar not null, reason varchar not null
-);
-create table if not exists audiences.publications (
-    audience varchar not null, version bigint not null, refresh bigint not null, members bigint not null,
-    added bigint not null, removed bigint not null, excluded bigint not null, published_at timestamp not null,
-    delivered_to varchar, primary key (audience, version)
-);
-create table if not exists audiences.deliveries (
-    audience varchar not null, destination varchar not null, version bigint not null, status varchar not null,
-    adds bigint not null, updates bigint not null, removes bigint not null, accepted bigint not null, rejected bigint not null,
-    planned_at timestamp not null, finished_at timestamp, primary key (audience, destination, version)
-)
-"""
-
-
-_OWN_TABLES = {"memberships", "changes", "exclusions", "publications", "deliveries"}
 
 
 @dataclass(frozen=True)
@@ -63,6 +40,15 @@ class Audience:
     owner: str  # e-mail address
     purpose: str
     reads: frozenset[str]  # every table it is built from, as layer/table
+    restricted: tuple[str, ...] = ()  # tags of sensitive groups that it is made from, which no advertising may get
+    ignores_cap: bool = False  # also whoever got as many messages as the purpose allows is in
+    is_declared: bool = False  # in YAML, as conditions
+    definitions: tuple[tuple[str, str], ...] = ()  # fingerprint of its own SQL and of each audience that it reads, by name
+
+    @property
+    def definition(self) -> str:
+        """Changes with whom it selects, as far as its own SQL and that of other audiences say."""
+        return definitions.combined(self.definitions)
 
 
 @dataclass(frozen=True)
@@ -82,7 +68,8 @@ def audiences(manifest: dict[str, Any]) -> list[Audience]:
     """The audiences that dbt's manifest exposes, by name.
 
     Raises:
-        OnefoldError: an exposure lacks its purpose, exposes two audiences, or its name is not its model's.
+        OnefoldError: an exposure lacks its purpose, exposes two audiences, its name is not its model's, or it serves another
+            purpose than care with a restricted tag.
     """
     found = []
     for exposure in manifest["exposures"].values():
@@ -92,21 +79,37 @@ def audiences(manifest: dict[str, Any]) -> list[Audience]:
         place = f"{exposure['original_file_path']}: exposure {exposure['name']}"
         if models != [f"model.onefold.audiences_{exposure['name']}"]:
             raise OnefoldError(f"{place}: depends on {', '.join(models)}; expose one audience, under its own name")
-        if exposure["name"] in _OWN_TABLES:
+        if exposure["name"] in OWN_TABLES:
             raise OnefoldError(f"{place}: publication keeps a table of this name; choose another")
-        purpose = exposure["config"].get("meta", {}).get("purpose")
+        meta = exposure["config"].get("meta", {})
+        purpose = meta.get("purpose")
         if not purpose:
             raise OnefoldError(f"{place}: config.meta.purpose is missing; say what consent is asked for, such as marketing")
-        if purpose not in CARING and (restricted := _restricted_tags(manifest, models[0])):
+        if not isinstance(ignores_cap := meta.get("ignores_cap", False), bool):
+            raise OnefoldError(f"{place}: config.meta.ignores_cap is true or false")
+        restricted = _restricted_tags(manifest, models[0])
+        if restricted and purpose not in CARING:
             raise OnefoldError(
                 f"{place}: restricted tags are for {' and '.join(CARING)} and never for {purpose}: {', '.join(restricted)}; "
                 "take them out, also of the audiences that this one reads, or change the purpose"
             )
-        nodes = (manifest["nodes"][n] for n in {models[0], *dbt.ancestors(manifest, models[0])} if n.startswith("model."))
-        reads = frozenset(f"{node['schema']}/{node['alias']}" for node in nodes)
-        label = exposure["label"] or exposure["name"]
-        owner = exposure["owner"]["email"]
-        found.append(Audience(exposure["name"], label, exposure["description"], owner, purpose, reads))
+        nodes = [manifest["nodes"][n] for n in {models[0], *dbt.ancestors(manifest, models[0])} if n.startswith("model.")]
+        found.append(
+            Audience(
+                name=exposure["name"],
+                label=exposure["label"] or exposure["name"],
+                description=exposure["description"],
+                owner=exposure["owner"]["email"],
+                purpose=purpose,
+                reads=frozenset(f"{node['schema']}/{node['alias']}" for node in nodes),
+                restricted=tuple(restricted),
+                ignores_cap=ignores_cap,
+                is_declared="made_from" in meta,
+                definitions=tuple(
+                    sorted((n["alias"], definitions.fingerprint(n["raw_code"])) for n in nodes if n["schema"] == "audiences")
+                ),
+            )
+        )
     return sorted(found, key=lambda audience: audience.name)
 
 
@@ -129,29 +132,25 @@ def _restricted_tags(manifest: dict[str, Any], model: str) -> list[str]:
     return sorted(nodes[name]["alias"] for name in found)
 
 
-def prepare_audiences(connection) -> None:
-    """Create the tables of publication, if they are not there."""
-    for statement in _TABLES.split(";\n"):
-        connection.execute(statement)
-
-
 def publish(home: Home, audience: Audience, refresh: Refresh) -> Publication:
     """Bring an audience's memberships up to its model, as a new version if anything changed, and write its file.
 
     Running it again changes nothing; a version that was committed but not written to its file is written now.
 
     Raises:
-        OnefoldError: a check of what the audience is built from failed or did not run in this refresh, or the model is
-            empty while the audience has members.
+        OnefoldError: a check of what the audience is built from failed or did not run in this refresh, its definition changed
+            since, or the model is empty while the audience has members.
     """
     now = refresh.as_of.replace(tzinfo=None)
+    cap = None if audience.ignores_cap else Settings.of(home).caps.get(audience.purpose)
     with home.connect(f"publication of {audience.name}") as connection:
         prepare_audiences(connection)
         try:
             require_proof(connection, set(audience.reads), refresh)
+            _require_built(connection, audience, refresh)
         except OnefoldError as error:
             raise OnefoldError(f"{audience.name} is not published: {error}") from error
-        _select_members(connection, audience, Settings.of(home).legitimate_interest)
+        _select_members(connection, audience, Settings.of(home).legitimate_interest, cap, now)
         source, excluded, before = connection.execute(
             "select (select count(*) from wanted), (select count(*) from wanted where reason is not null), "
             "(select count(*) from members)"
@@ -165,10 +164,14 @@ def publish(home: Home, audience: Audience, refresh: Refresh) -> Publication:
         version = connection.execute(
             "select coalesce(max(version), 0) from audiences.publications where audience = ?", [audience.name]
         ).fetchone()[0]
-        _write_exclusions(connection, audience)
-        if added or removed or version == 0:
-            version += 1
-            _commit_version(connection, audience, refresh, version, now, before, added, removed, excluded)
+        if added or removed:
+            explain(home, connection, _situation(connection, audience, refresh, version == 0, is_emptied))
+        with transaction(connection):  # one, as the next publication explains itself by what this one left
+            if added or removed or version == 0:
+                version += 1
+                _commit_version(connection, audience, refresh, version, now, before, added, removed, excluded)
+            if not is_emptied:
+                _keep_present(connection, audience, version, now)
         files = _deliver(home, connection, audience)
         if is_emptied:
             raise OnefoldError(
@@ -179,20 +182,82 @@ def publish(home: Home, audience: Audience, refresh: Refresh) -> Publication:
     return Publication(audience.name, version, members, added, removed, excluded, files[-1] if files else None)
 
 
-def _write_exclusions(connection, audience: Audience) -> None:
-    with transaction(connection):
-        connection.execute("delete from audiences.exclusions where audience = ?", [audience.name])
-        connection.execute(
-            "insert into audiences.exclusions select ?, customer_id, reason from wanted where reason is not null",
-            [audience.name],
+def _require_built(connection, audience: Audience, refresh: Refresh) -> None:
+    """Let no table leave as what its definition says by now: it may hold whom that would not have, by a restricted tag say."""
+    if changed := definitions.changed(connection, dict(audience.definitions)):
+        raise OnefoldError(
+            f"the definition of {', '.join(changed)} changed since refresh {refresh.number} built the table; "
+            "run `onefold refresh` first"
         )
 
 
-def _select_members(connection, audience: Audience, legitimate_interest: Collection[str]) -> None:
-    """Make the temporary tables `members` (now), `judged`, `wanted` (with the reason of an exclusion) and `difference`."""
+def _situation(connection, audience: Audience, refresh: Refresh, is_first: bool, is_stopped: bool) -> Situation:
+    row = connection.execute(
+        "select definition, as_of, _seq from audiences._published where audience = ?", [audience.name]
+    ).fetchone()
+    return Situation(
+        audience=audience.name,
+        made_from=dict(audience.definitions)[audience.name] if audience.is_declared else None,
+        as_of=refresh.as_of.replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds"),
+        before=Then(row[1], row[2]) if row else None,
+        is_first=is_first,
+        is_redefined=bool(row) and row[0] != audience.definition,
+        is_stopped=is_stopped,
+    )
+
+
+def _keep_present(connection, audience: Audience, version: int, now: datetime) -> None:
+    """Keep what is so without a version of its own: who is left out and why, the control group, and which conditions hold.
+
+    All but the last costs as much as differs; a table is looked through for it, which the difference of members was for, too.
+    """
+    name = audience.name
+    exclusions.exchange(connection, name, None, now, "wanted")
+    connection.execute(
+        """
+        update audiences.control_memberships set left_at = ?
+        where audience = ? and left_at is null
+            and customer_id not in (select customer_id from wanted where reason = 'control group')
+        """,
+        [now, name],
+    )
+    connection.execute(
+        """
+        insert into audiences.control_memberships select ?, customer_id, ?, null, ? from wanted
+        anti join (select customer_id from audiences.control_memberships where audience = ? and left_at is null)
+            using (customer_id)
+        where reason = 'control group'
+        """,
+        [name, now, version, name],
+    )
+    if audience.is_declared:
+        connection.execute(
+            """
+            update audiences.memberships as known set conditions = wanted.conditions from wanted
+            where known.audience = ? and known.left_at is null and wanted.customer_id = known.customer_id
+                and known.conditions is distinct from wanted.conditions
+            """,
+            [name],
+        )
+    if uplift.is_due(connection, name, now):
+        uplift.measure(connection, name, now)
+    connection.execute("delete from audiences._published where audience = ?", [name])
+    connection.execute(
+        "insert into audiences._published select ?, ?, ?, value from staging._sequence", [name, audience.definition, now]
+    )
+
+
+def _select_members(
+    connection, audience: Audience, legitimate_interest: Collection[str], cap: Cap | None, now: datetime
+) -> None:
+    """Make the temporary tables `members` (now), `judged`, `wanted` (with the reason of an exclusion) and `difference`.
+
+    The control group comes last: it is those who would be sent to but for the comparison.
+    """
+    select_capped(connection, cap, now)
     connection.execute(
         "create or replace temp table members as "
-        "select customer_id from audiences.memberships where audience = ? and left_at is null",
+        "select customer_id, conditions from audiences.memberships where audience = ? and left_at is null",
         [audience.name],
     )
     connection.execute(
@@ -202,12 +267,21 @@ def _select_members(connection, audience: Audience, legitimate_interest: Collect
     judged = customer_permissions(audience.purpose, None, "asked", legitimate_interest)
     connection.execute(f"create or replace temp table judged as {judged}")
     columns = {row[0] for row in connection.execute(f"describe audiences.{audience.name}").fetchall()}
-    is_control = "source.is_control" if "is_control" in columns else "false"  # an analyst's model need not have one
+    # An analyst's model need not have these, and may name somebody twice.
+    is_control = "bool_or(is_control)" if "is_control" in columns else "false"
+    conditions = "min(conditions)" if audience.is_declared else "null::varchar"
     connection.execute(
         f"""
         create or replace temp table wanted as
-        select distinct source.customer_id, case when {is_control} then 'control group' else judged.reason end as reason
-        from audiences.{audience.name} as source inner join judged on judged.customer_id = source.customer_id
+        select source.customer_id, case
+            when not judged.is_allowed then judged.reason
+            when source.customer_id in (select customer_id from capped) then 'cap'
+            when source.is_control then 'control group' end as reason, source.conditions
+        from (
+            select customer_id, {is_control} as is_control, {conditions} as conditions
+            from audiences.{audience.name} group by customer_id
+        ) as source
+        inner join judged on judged.customer_id = source.customer_id
         """
     )
     connection.execute(
@@ -222,35 +296,50 @@ def _select_members(connection, audience: Audience, legitimate_interest: Collect
 
 
 def _commit_version(connection, audience, refresh, version, now, before, added, removed, excluded) -> None:
+    """Write the version; for a caller who holds a transaction."""
     name = audience.name
-    with transaction(connection):
-        next_sequence(connection)
+    next_sequence(connection)
+    if added or removed:
         connection.execute(
-            "update audiences.memberships set left_at = ? where audience = ? and left_at is null "
-            "and customer_id in (select customer_id from difference where operation = 'remove')",
+            """
+            update audiences.memberships as known
+            set left_at = ?, left_kind = kind, left_reason = reason, left_reason_zh = reason_zh
+            from explained
+            where known.audience = ? and known.left_at is null
+                and operation = 'remove' and explained.customer_id = known.customer_id
+            """,
             [now, name],
         )
         connection.execute(
-            "insert into audiences.memberships select ?, customer_id, ?, null, ? from difference where operation = 'add'",
+            """
+            insert into audiences.memberships
+                (audience, customer_id, entered_at, version, entered_kind, entered_reason, entered_reason_zh, conditions)
+            select ?, explained.customer_id, ?, ?, kind, explained.reason, reason_zh, conditions
+            from explained inner join wanted on wanted.customer_id = explained.customer_id
+            where operation = 'add'
+            """,
             [name, now, version],
         )
         connection.execute(
-            "insert into audiences.changes select ?, ?, operation, customer_id, ? from difference order by all",
+            """
+            insert into audiences.changes (audience, version, operation, customer_id, changed_at, kind, reason, reason_zh)
+            select ?, ?, operation, customer_id, ?, kind, reason, reason_zh from explained order by operation, customer_id
+            """,
             [name, version, now],
         )
-        connection.execute(
-            "insert into audiences.publications values (?, ?, ?, ?, ?, ?, ?, ?, null)",
-            [
-                name,
-                version,
-                refresh.number,
-                before + added - removed,
-                added,
-                removed,
-                excluded,
-                datetime.now(UTC).replace(tzinfo=None),
-            ],
-        )
+    connection.execute(
+        "insert into audiences.publications values (?, ?, ?, ?, ?, ?, ?, ?, null)",
+        [
+            name,
+            version,
+            refresh.number,
+            before + added - removed,
+            added,
+            removed,
+            excluded,
+            datetime.now(UTC).replace(tzinfo=None),
+        ],
+    )
 
 
 def _deliver(home: Home, connection, audience: Audience) -> list[Path]:

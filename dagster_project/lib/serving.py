@@ -20,6 +20,7 @@ from typing import Any
 
 import duckdb
 
+from dagster_project.lib.audiences.tables import upgrade
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home, quoted, transaction
 from dagster_project.lib.metrics import SavedQuery, saved_queries
@@ -118,6 +119,7 @@ def serve(home: Home, tables: list[PublicTable], refresh: Refresh, settings: Set
     draft = home.serving / f".building-{started}"
     with home.connect("serving") as connection:
         require_proof(connection, {table.name.replace(".", "/") for table in tables}, refresh)
+        upgrade(connection)
         for left_behind in home.serving.glob(".building-*"):  # by a run that was killed
             shutil.rmtree(left_behind)
         draft.mkdir(parents=True, mode=0o700)

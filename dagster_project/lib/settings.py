@@ -76,6 +76,15 @@ class TrafficList(BaseModel):
         return names
 
 
+class Cap(BaseModel):
+    """Contact pressure: whoever got so many messages in the last days gets no more for now."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    messages: int = Field(ge=1, strict=True, description="E-mails and text messages, those that came back not counted.")
+    within_days: int = Field(ge=1, le=90, strict=True)
+
+
 class Settings(BaseModel):
     """What differs from company to company."""
 
@@ -103,6 +112,7 @@ class Settings(BaseModel):
     legitimate_interest: tuple[str, ...] = Field(
         (), description="Purposes for which who said nothing may be contacted; who objected may not."
     )
+    caps: dict[str, Cap] = Field({}, description="By purpose: who got so many messages is in none of its audiences for now.")
     landing_settle_seconds: float = Field(2, ge=0, description="A landed file is read once it is unchanged for so long.")
     serving_keep_versions: int = Field(3, ge=1, description="Older serving versions kept for those who still read them.")
     serving_keep_minutes: float = Field(60, ge=0, description="…and for at least so long after they were replaced.")
@@ -118,6 +128,14 @@ class Settings(BaseModel):
         for purpose in value:
             if purpose == "any" or not re.fullmatch("[a-z][a-z0-9_]*", purpose):
                 raise ValueError(f"'{purpose}' is not a purpose such as service; name each, in lower case")
+        return value
+
+    @field_validator("caps")
+    @classmethod
+    def _purposes_are_names(cls, value: dict[str, Cap]) -> dict[str, Cap]:
+        for purpose in value:
+            if not re.fullmatch("[a-z][a-z0-9_]*", purpose):
+                raise ValueError(f"'{purpose}' is no purpose of an audience, such as marketing")
         return value
 
     @field_validator("default_region")

@@ -338,6 +338,7 @@ class Form(_Form):
     priority: int | None = Field(None, strict=True, description="The greater comes first in its exclusive group.")
     exclusive_group: str | None = Field(None, pattern=NAME, description="A customer is in one audience of a group.")
     control: Control | None = None
+    ignores_cap: bool = Field(False, strict=True, description="Also whoever got as many messages as the purpose allows is in.")
     who: Rule
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,22 @@ _OF_CUSTOMERS = (
 )
 
 
+@dataclass(frozen=True)
+class Then:
+    """A moment that has passed, and the number of the last write before it."""
+
+    as_of: datetime  # UTC, without a zone
+    seq: int
+
+
 class Asker:
     """Audiences of a dbt project, asked of one connection whose temporary tables they become.
 
     Args:
         among: a table of customers; nobody else is judged, and little else is read. By default all known ones are.
+        is_built: other audiences are read from the tables that the refresh built, and not made.
+        then: tables are read as they were at that moment, as far as they tell: events, consents, tags and published audiences
+            do; of customers and funnels only the present is known.
     """
 
     def __init__(
@@ -74,9 +86,11 @@ class Asker:
         forms: Mapping[str, Form],
         variables: Mapping[str, Any],
         among: str | None = None,
+        is_built: bool = False,
+        then: Then | None = None,
     ) -> None:
         self._connection, self._folder, self._known, self._forms = connection, folder, known, forms
-        self._variables, self._among = variables, among
+        self._variables, self._among, self._is_built, self._then = variables, among, is_built, then
         self._made: set[str] = set()
 
     def members(self, name: str) -> str:
@@ -129,12 +143,43 @@ class Asker:
 
     def _ref(self, model: str) -> str:
         table = self._whole(model)
-        if self._among and model in _OF_CUSTOMERS:
-            return f"(select * from {table} where customer_id in (select customer_id from {self._among}))"
-        return table
+        is_of_customers = model in _OF_CUSTOMERS or (self._is_built and model.startswith(PREFIX))
+        if not (self._among and is_of_customers):
+            return self._as_then(model, table, "true")
+        these = f"customer_id in (select customer_id from {self._among})"
+        return self._as_then(model, f"(select * from {table} where {these})", these)
 
     def _whole(self, model: str) -> str:
-        return self.members(model.removeprefix(PREFIX)) if model.startswith(PREFIX) else table_of(self._folder, model)
+        if model.startswith(PREFIX) and not self._is_built:
+            return self.members(model.removeprefix(PREFIX))
+        return table_of(self._folder, model)
+
+    def _as_then(self, model: str, table: str, these: str) -> str:
+        """A table as it was, of which `these` rows are wanted."""
+        if self._then is None:
+            return table
+        moment = f"timestamp '{self._then.as_of}'"
+        if model in ("unified_customer_events", "unified_contact_permissions"):
+            return f"(select * from {table} where _seq <= {self._then.seq})"
+        if model == "tags_history":
+            return (
+                f"(select * replace (case when valid_to <= {moment} then valid_to end as valid_to) from {table} "
+                f"where valid_from <= {moment})"
+            )
+        if model == "tags_customer_tags":  # the number that goes with a value is known of the present one
+            values = f"select customer_id, tag, value from tags.history where {these} and valid_from <= {moment}"
+            numbers = f"select customer_id, tag, value, number_value, confidence from {table}"
+            return (
+                f"(select * from ({values} and coalesce(valid_to > {moment}, true)) "
+                f"left join ({numbers}) using (customer_id, tag, value))"
+            )
+        if model.startswith(PREFIX):
+            stays = f"select customer_id from audiences.memberships where audience = '{model.removeprefix(PREFIX)}' and {these}"
+            return (
+                f"({stays} and entered_at <= {moment} and coalesce(left_at > {moment}, true) union "
+                f"select customer_id from {table} where customer_id not in ({stays} and entered_at > {moment}))"
+            )
+        return table
 
     def _execute(self, query: str, name: str) -> duckdb.DuckDBPyConnection:
         try:

@@ -151,6 +151,7 @@ def texts(forms: Mapping[str, Form], there_is: Known) -> dict[str, str]:
             "priority": audience.priority,
             "exclusive_group": audience.exclusive_group,
             "control_share": audience.control and audience.control.share,
+            "ignores_cap": audience.ignores_cap or None,
             "conditions": [
                 {"number": c.number, "path": c.path, "en": sql.comment(c.sentence), "zh": sql.comment(c.sentence_zh)}
                 for c in asked

@@ -6,6 +6,8 @@ from typing import Any
 
 import duckdb
 
+from dagster_project.lib.audiences.exclusions import forget_exclusions, write_exclusions
+from dagster_project.lib.audiences.tables import prepare_audiences
 from dagster_project.lib.delivery.configuration import Configured, load_destinations, works
 from dagster_project.lib.delivery.destination import Destination
 from dagster_project.lib.delivery.ledger import Ledger, Target, anonymous
@@ -14,7 +16,7 @@ from dagster_project.lib.delivery.planning import plan, recheck, withdraw
 from dagster_project.lib.delivery.sending import Report, Work, send_all
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home, transaction
-from dagster_project.lib.publish import Audience, audiences, prepare_audiences
+from dagster_project.lib.publish import Audience, audiences
 from dagster_project.lib.quality import require_proof
 from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import Refresh
@@ -96,8 +98,10 @@ class Delivery:
                         require_proof(connection, {*self.audiences[work.audience].reads, *_CONTACTS}, self.refresh)
                         if states[pair] == "withdrawn":
                             has_plan = ledger.held_count(targets[pair]) and withdraw(ledger, targets[pair], opened[pair])
+                            forget_exclusions(connection, *pair)
                         else:
                             has_plan = plan(ledger, targets[pair], opened[pair], self._members(connection, work))
+                            write_exclusions(connection, *pair, self.refresh.as_of.replace(tzinfo=None))
                     except OnefoldError as error:
                         self._stop(work, error)
                         continue
