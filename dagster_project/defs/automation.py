@@ -15,6 +15,7 @@ from dagster_project.lib.ingest import new_files
 from dagster_project.lib.live import RUN
 from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import State
+from dagster_project.lib.stops import stopped
 
 _TABLES = dg.AssetSelection.groups(
     "reference", "cleaned", "identity", "quality", "unified", "tags", "analytics", "audiences", "serving"
@@ -96,7 +97,7 @@ def loaded_batches(context: dg.SensorEvaluationContext):
 
 @dg.sensor(job=publish, minimum_interval_seconds=5, default_status=dg.DefaultSensorStatus.RUNNING)
 def finished_refresh(context: dg.SensorEvaluationContext):
-    """A finished refresh publishes its audiences; one whose blocking checks failed does not finish."""
+    """A finished refresh publishes its audiences, as does an approval; one whose checks failed does not finish."""
     home = Home.from_environment()
     if home.is_attended(RUN):
         return _LEFT_TO_IT
@@ -104,7 +105,8 @@ def finished_refresh(context: dg.SensorEvaluationContext):
     last = state.last_finished_refresh()
     if last is None or last.number <= state.progress("published"):
         return dg.SkipReason("the last finished refresh has been published")
-    return dg.RunRequest(run_key=f"publish-{last.number}")
+    approved = [str(stop.number) for stop in stopped(home).values() if stop.approved_at]
+    return dg.RunRequest(run_key="-".join(["publish", str(last.number), *approved]))
 
 
 @dg.sensor(minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)

@@ -228,7 +228,9 @@ class Live:
     def _publish(self, done: Pass) -> None:
         for audience in audiences(dbt.manifest(self.home)):
             try:
-                done.publications.append(publish(self.home, audience, done.refresh))
+                done.publications.append(publication := publish(self.home, audience, done.refresh))
+                if publication.stop:
+                    done.problems.append(str(publication.stop))
             except _FAULTS as error:  # one that is stopped does not hold up the others
                 done.problems.append(_words(error))
 

@@ -1,23 +1,28 @@
 """Publishing audiences: memberships move from version to version by differences, and each version lands as a file.
 
-Nobody is published without consent to the audience's purpose; who is left out is kept with the reason.
+Nobody is published without consent to the audience's purpose; who is left out is kept with the reason. What looks broken is
+stopped by the circuit breaker before it is a version.
 """
 
 import csv
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dagster_project.lib import dbt
+from pydantic import ValidationError
+
+from dagster_project.lib import breaker, dbt
+from dagster_project.lib.audiences.form import Band, Fresh
 from dagster_project.lib.audiences.known import CARING
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home, transaction
 from dagster_project.lib.ingest import next_sequence
 from dagster_project.lib.quality import require_proof
-from dagster_project.lib.state import Refresh
+from dagster_project.lib.state import Refresh, State
+from dagster_project.lib.stops import Finding, Stop, Stops
 
 log = logging.getLogger("onefold")
 
@@ -55,11 +60,16 @@ class Audience:
     owner: str  # e-mail address
     purpose: str
     reads: frozenset[str]  # every table it is built from, as layer/table
+    band: Band = field(default_factory=Band)
+    fresh: Fresh = field(default_factory=Fresh)
 
 
 @dataclass(frozen=True)
 class Publication:
-    """What publishing one audience did; `version` did not grow where nothing changed."""
+    """What publishing one audience did; `version` did not grow where nothing changed.
+
+    Where it was stopped, nobody came in, and only those left who may not stay.
+    """
 
     audience: str
     version: int
@@ -68,6 +78,8 @@ class Publication:
     removed: int
     excluded: int
     file: Path | None
+    stop: Stop | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)  # its last versions, the newest first
 
 
 def audiences(manifest: dict[str, Any]) -> list[Audience]:
@@ -98,8 +110,23 @@ def audiences(manifest: dict[str, Any]) -> list[Audience]:
         reads = frozenset(f"{node['schema']}/{node['alias']}" for node in nodes)
         label = exposure["label"] or exposure["name"]
         owner = exposure["owner"]["email"]
-        found.append(Audience(exposure["name"], label, exposure["description"], owner, purpose, reads))
+        limits = _limits(exposure["config"]["meta"], place)
+        tables = [source["name"] for source in manifest["sources"].values()] if limits[1].channels else []
+        for channel in limits[1].channels:
+            if not any(table.startswith(f"{channel}_") for table in tables):
+                raise OnefoldError(
+                    f"{place}: there is no channel '{channel}'; correct fresh.channels or the condition's channel"
+                )
+        found.append(Audience(exposure["name"], label, exposure["description"], owner, purpose, reads, *limits))
     return sorted(found, key=lambda audience: audience.name)
+
+
+def _limits(meta: dict[str, Any], place: str) -> tuple[Band, Fresh]:
+    try:
+        return Band.model_validate(meta.get("band") or {}), Fresh.model_validate(meta.get("fresh") or {})
+    except ValidationError as error:
+        said = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
+        raise OnefoldError(f"{place}: config.meta.band or fresh: {said.removeprefix(': ')}. See docs/audiences.md") from error
 
 
 def _restricted_tags(manifest: dict[str, Any], model: str) -> list[str]:
@@ -130,45 +157,100 @@ def prepare_audiences(connection) -> None:
 def publish(home: Home, audience: Audience, refresh: Refresh) -> Publication:
     """Bring an audience's memberships up to its model, as a new version if anything changed, and write its file.
 
-    Running it again changes nothing; a version that was committed but not written to its file is written now.
-
-    Raises:
-        OnefoldError: a check of what the audience is built from failed or did not run in this refresh, or the model is
-            empty while the audience has members.
+    Running it again changes nothing; a version that was committed but not written to its file is written now. Where checks
+    failed or the circuit breaker finds a reason that nobody approved, the publication has a `stop`.
     """
-    now = refresh.as_of.replace(tzinfo=None)
+    state, stops = State(home), Stops(home)
     with home.connect(f"publication of {audience.name}") as connection:
         prepare_audiences(connection)
+        version, last_refresh, last_size = connection.execute(
+            "select coalesce(max(version), 0), max_by(refresh, version), "
+            "coalesce(max_by(members, version) filter (members > 0), 0) from audiences.publications where audience = ?",
+            [audience.name],
+        ).fetchone()
+        stop = stops.now().get(audience.name)
+        if stop and stop.version <= version:  # killed between the commit and the note of it
+            stops.note_passed(audience.name, last_refresh)
+            stop = None
+        baseline = stop.baseline if stop else stops.passed(audience.name) or last_refresh
         try:
             require_proof(connection, set(audience.reads), refresh)
         except OnefoldError as error:
-            raise OnefoldError(f"{audience.name} is not published: {error}") from error
+            return _unproven(connection, stops, audience, refresh, version, baseline, str(error))
         _select_members(connection, audience)
-        source, excluded, before = connection.execute(
-            "select (select count(*) from wanted), (select count(*) from wanted where reason is not null), "
-            "(select count(*) from members)"
-        ).fetchone()
-        is_emptied = source == 0 and before > 0
-        if is_emptied:  # nobody leaves but those who must not stay
-            connection.execute("delete from difference where customer_id in (select customer_id from consenting)")
+        excluded, counts = _counts(connection, version, last_size)
+        findings = breaker.judge(connection, state, counts, audience.band, audience.fresh, refresh, baseline)
+        is_let_out = not findings or breaker.is_approved(stop, findings, counts, audience.band)
+        if is_let_out:
+            stop = None
+            _write_exclusions(connection, audience)
+        else:
+            # Kept before anything is committed: else, killed in between, what is committed would pass for the version
+            # that was judged, and the next run would compare with it.
+            if stop and stop.approved_at:
+                stops.end(stop, "other")
+            next_version = version + 1 + bool(counts.must_leave)
+            sizes = counts.staying, counts.would_be
+            stop = stops.stop(audience.name, next_version, refresh.number, baseline, findings, *sizes)
+            connection.execute("delete from difference where customer_id not in (select customer_id from must_leave)")
         added, removed = connection.execute(
             "select count(*) filter (operation = 'add'), count(*) filter (operation = 'remove') from difference"
         ).fetchone()
-        version = connection.execute(
-            "select coalesce(max(version), 0) from audiences.publications where audience = ?", [audience.name]
-        ).fetchone()[0]
-        _write_exclusions(connection, audience)
-        if added or removed or version == 0:
+        if added or removed or (version == 0 and is_let_out):
             version += 1
-            _commit_version(connection, audience, refresh, version, now, before, added, removed, excluded)
+            now = refresh.as_of.replace(tzinfo=None)
+            _commit_version(connection, audience, refresh, version, now, counts.members, added, removed, excluded)
         files = _deliver(home, connection, audience)
-        if is_emptied:
-            raise OnefoldError(
-                f"{audience.name} is not published: its model has no rows, and an empty source removes nobody who consents "
-                f"({before - removed} members stay); see why audiences.{audience.name} is empty"
-            )
-    members = before + added - removed
-    return Publication(audience.name, version, members, added, removed, excluded, files[-1] if files else None)
+        if is_let_out:
+            stops.note_passed(audience.name, refresh.number)
+        members = counts.members + added - removed
+        file = files[-1] if files else None
+        history = _history(connection, audience)
+    return Publication(audience.name, version, members, added, removed, excluded, file, stop, history)
+
+
+def _unproven(connection, stops: Stops, audience, refresh, version, baseline, problem: str) -> Publication:
+    """Tables that were not checked say of nobody whether they may stay: everything stays as it is."""
+    (members,) = connection.execute(
+        "select count(*) from audiences.memberships where audience = ? and left_at is null", [audience.name]
+    ).fetchone()
+    finding = Finding("checks", problem)
+    kept = stops.stop(audience.name, version + 1, refresh.number, baseline, [finding], members, None)
+    stop = replace(kept, findings=(finding,))  # an approval that was given before is kept for when the checks pass
+    return Publication(audience.name, version, members, 0, 0, 0, None, stop, _history(connection, audience))
+
+
+def _counts(connection, version: int, last_size: int) -> tuple[int, breaker.Counts]:
+    """How many are excluded, and what the difference would do; makes the temporary table `must_leave`.
+
+    It has those of the members who may not stay, whatever else is held back. An id that was merged away is judged by the
+    customer who has it now: else a wrong merge would empty an audience that was stopped for it.
+    """
+    connection.execute(
+        """
+        create or replace temp table must_leave as
+        select difference.customer_id
+        from difference
+        left join identity.redirects as merged on merged.from_customer_id = difference.customer_id
+        where difference.operation = 'remove'
+            and coalesce(merged.to_customer_id, difference.customer_id) not in (select customer_id from consenting)
+        """
+    )
+    selected, excluded, before, must_leave, would_be = connection.execute(
+        "select (select count(*) from wanted), (select count(*) from wanted where reason is not null), "
+        "(select count(*) from members), (select count(*) from must_leave), (select count(*) from wanted where reason is null)"
+    ).fetchone()
+    return excluded, breaker.Counts(version, selected, before, must_leave, would_be, last_size)
+
+
+def _history(connection, audience: Audience) -> list[dict[str, Any]]:
+    cursor = connection.execute(
+        "select version, refresh, members, added, removed, excluded, published_at from audiences.publications "
+        "where audience = ? order by version desc limit 20",
+        [audience.name],
+    )
+    names = [column[0] for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 def _write_exclusions(connection, audience: Audience) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 import duckdb
 
-from dagster_project.jobs import clear_failures
+from dagster_project.jobs import BREAKER, breaker_check, clear_failures, size_history
 from dagster_project.lib import dbt, serving
 from dagster_project.lib.errors import OnefoldError, with_remedy
 from dagster_project.lib.home import Home
@@ -35,9 +35,21 @@ def deliveries() -> dg.Definitions:
             )
             for audience in exposed
         ],
+        check_specs=[
+            dg.AssetCheckSpec(
+                BREAKER,
+                asset=["deliveries", audience.name],
+                description=(
+                    "Nothing leaves where checks failed, the source is empty or stale, the size changes beyond "
+                    f"{-audience.band.shrink:.0%} or {audience.band.grow:+.0%}, the match rate fell, or people were joined who "
+                    "are not one; an authorised person may approve that version (docs/audiences.md)."
+                ),
+            )
+            for audience in exposed
+        ],
         pool="warehouse",
     )
-    def publish_audiences(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
+    def publish_audiences(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         """Each audience on its own: one that is stopped does not hold up the others."""
         home = Home.from_environment()
         home.attend(context.run.run_id)
@@ -45,7 +57,7 @@ def deliveries() -> dg.Definitions:
             home.keep_turn("publish")
             yield from _publish_all(context, home)
 
-    def _publish_all(context: dg.AssetExecutionContext, home: Home) -> Iterator[dg.MaterializeResult]:
+    def _publish_all(context: dg.AssetExecutionContext, home: Home) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         state = State(home)
         refresh = state.last_finished_refresh()
         if refresh is None:
@@ -60,7 +72,11 @@ def deliveries() -> dg.Definitions:
             except (OSError, duckdb.Error) as error:
                 stopped.append(f"{audience.name} is not published: {without_values(error)}")
                 continue
-            yield dg.MaterializeResult(asset_key=["deliveries", audience.name], metadata=_metadata(publication))
+            if publication.stop:
+                stopped.append(str(publication.stop))
+            if publication.stop is None or publication.removed:
+                yield dg.MaterializeResult(asset_key=["deliveries", audience.name], metadata=_metadata(publication))
+            yield breaker_check(publication)
         with home.connect("publications") as connection:
             published = connection.execute("select count(*) from audiences.publications").fetchone()[0]
         # Also where an earlier run was killed between publication and serving.
@@ -84,5 +100,6 @@ def _metadata(publication: Publication) -> dict[str, object]:
         "added": publication.added,
         "removed": publication.removed,
         "excluded": publication.excluded,
+        "sizes": size_history(publication),
         "file": str(publication.file) if publication.file else "unchanged",
     }
