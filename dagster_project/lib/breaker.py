@@ -91,11 +91,12 @@ def _is_outside(before: int, after: int, band: Band) -> bool:
 
 
 def _size(counts: Counts, band: Band) -> list[Finding]:
-    """Who leaves because they may not stay is no sign of a broken source, so that the fall is counted from the others."""
-    is_fall = counts.would_be < counts.staying
+    """Who leaves because they may not stay is no sign of a broken source, so that a fall is counted from the others."""
     # One that ran empty and fills again is compared with what it was; one that never had members, with nothing.
-    before = counts.staying if is_fall else counts.members or counts.last_size
-    if not before or not _is_outside(before, counts.would_be, band):
+    published = counts.members or counts.last_size
+    is_fall = counts.would_be < counts.staying
+    before = counts.staying if is_fall else published
+    if not before or counts.staying <= counts.would_be <= published or not _is_outside(before, counts.would_be, band):
         return []
     change = counts.would_be / before - 1
     allowed = f"fall by {band.shrink:.0%}" if is_fall else f"grow by {band.grow:.0%}"
