@@ -244,7 +244,7 @@ def test_a_refresh_that_is_older_than_declared_stops(home: Home) -> None:
     with sqlite3.connect(home.state) as connection:
         connection.execute("update refreshes set started_at = ? where refresh = 6", [begun])
     stop = _publish(home).stop
-    assert stop.kinds == {"stale"} and "refresh 6 is 50.000 hours old, more than 48" in stop.reason.replace("50.00 ", "50.000 ")
+    assert stop.kinds == {"stale"} and "refresh 6 is 50 hours old, more than 48" in stop.reason
     assert _publish(home, fresh=Fresh(within_hours=72)).stop is None
 
 
@@ -375,6 +375,9 @@ def test_who_withdraws_consent_leaves_a_stopped_audience_and_nobody_else_moves(h
     )
     assert changes == [("remove", customer) for customer in PEOPLE[:5]]
     assert len((home.deliveries / NAME / "v000002.csv").read_text().splitlines()) == 6
+    assert query(home, f"select excluded, members from audiences.publications where audience = '{NAME}' and version = 2") == [
+        (0, 295)
+    ]
     assert stopped(home)[NAME].version == 3  # the removals took the number that came next
     materialized = {event.asset_key.path[-1]: event for event in result.get_asset_materialization_events()}
     assert materialized[NAME].step_materialization_data.materialization.metadata["removed"].value == 5
@@ -556,6 +559,13 @@ def test_the_continuous_mode_tells_dagster_the_same(home: Home) -> None:
 
 def _other(home: Home) -> Audience:
     return next(audience for audience in publish.audiences(dbt.manifest(home)) if audience.name == "lapsed_buyers")
+
+
+def test_a_stop_ends_with_its_audience(home: Home) -> None:
+    _select(home, *PEOPLE[:100])
+    _publish(home)
+    Stops(home).forget_all_but({"lapsed_buyers"})
+    assert stopped(home) == {}
 
 
 def test_an_approval_asks_for_a_publication(home: Home) -> None:

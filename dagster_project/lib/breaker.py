@@ -123,7 +123,7 @@ def _stale(connection, state: State, fresh: Fresh, refresh: Refresh) -> list[Fin
         found.append(
             Finding(
                 "stale",
-                f"refresh {refresh.number} is {number(age)} hours old, more than {number(fresh.within_hours)}; "
+                f"refresh {refresh.number} is {age:,.0f} hours old, more than {number(fresh.within_hours)}; "
                 "see why none has finished since",
                 {"refresh": refresh.number, "hours": round(age, 1), "within_hours": fresh.within_hours},
             )
@@ -231,8 +231,8 @@ def _metrics(connection, state: State, refresh: Refresh, baseline: int) -> list[
             Finding(
                 "over_merge",
                 f"{number(worst['numerator'])} customers were merged or split at once in refresh {worst['refresh']}, "
-                f"{number(worst['value'])} of all, {quality.band(worst)}; see which value joined them, or `onefold approve "
-                "identifiers` if they belong together",
+                f"{number(worst['value'])} of all, {quality.band(worst)}; see which value joined them, and approve once it is "
+                "undone, or right (`onefold approve identifiers` does so for every audience)",
                 _numbers(worst),
             )
         )

@@ -29,6 +29,7 @@ from dagster_project.lib.reading import without_values
 from dagster_project.lib.refresh import scope_of
 from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import Refresh, State
+from dagster_project.lib.stops import Stops
 
 log = logging.getLogger("onefold")
 
@@ -226,7 +227,9 @@ class Live:
                 raise OnefoldError(f"{suite.name} failed on {suite.asset}; nothing is published (docs/quality.md)")
 
     def _publish(self, done: Pass) -> None:
-        for audience in audiences(dbt.manifest(self.home)):
+        exposed = audiences(dbt.manifest(self.home))
+        Stops(self.home).forget_all_but({audience.name for audience in exposed})
+        for audience in exposed:
             try:
                 done.publications.append(publication := publish(self.home, audience, done.refresh))
                 if publication.stop:

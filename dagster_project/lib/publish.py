@@ -193,6 +193,9 @@ def publish(home: Home, audience: Audience, refresh: Refresh) -> Publication:
             sizes = counts.staying, counts.would_be
             stop = stops.stop(audience.name, next_version, refresh.number, baseline, findings, *sizes)
             connection.execute("delete from difference where customer_id not in (select customer_id from must_leave)")
+            (excluded,) = connection.execute(  # as of the version before: those of the stopped one are not written
+                "select count(*) from audiences.exclusions where audience = ?", [audience.name]
+            ).fetchone()
         added, removed = connection.execute(
             "select count(*) filter (operation = 'add'), count(*) filter (operation = 'remove') from difference"
         ).fetchone()
@@ -233,7 +236,10 @@ def _counts(connection, version: int, last_size: int) -> tuple[int, breaker.Coun
         from difference
         left join identity.redirects as merged on merged.from_customer_id = difference.customer_id
         where difference.operation = 'remove'
-            and coalesce(merged.to_customer_id, difference.customer_id) not in (select customer_id from consenting)
+            and not exists (
+                select 1 from consenting
+                where consenting.customer_id = coalesce(merged.to_customer_id, difference.customer_id)
+            )
         """
     )
     selected, excluded, before, must_leave, would_be = connection.execute(

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,7 +27,8 @@ create table if not exists audience_stops (
     approved_reason text,
     approved_at text,
     ended_at text,               -- null: stopped now
-    ended text                   -- approved (and published), cause gone, or other: what was approved is not what came
+    ended text                   -- approved (and published), cause gone, withdrawn (is an audience no more), or other:
+                                 -- what was approved is not what came
 );
 create unique index if not exists audience_stops_now on audience_stops (audience) where ended_at is null;
 create table if not exists audience_passes (  -- the last refresh that an audience was published from, nothing held back
@@ -182,12 +183,18 @@ class Stops:
             return _stop(connection.execute(f"{_STOP} where stop = ?", (stop.number,)).fetchone())
 
     def end(self, stop: Stop, how: str) -> None:
-        """The stop does not hold any more: approved, cause gone, or other."""
+        """The stop does not hold any more."""
         with self._transaction() as connection:
             connection.execute(
                 "update audience_stops set ended_at = ?, ended = ? where stop = ? and ended_at is null",
                 (datetime.now(UTC).isoformat(), how, stop.number),
             )
+
+    def forget_all_but(self, audiences: Collection[str]) -> None:
+        """End the stops of audiences that are published no more."""
+        for name, stop in self.now().items():
+            if name not in audiences:
+                self.end(stop, "withdrawn")
 
     def note_passed(self, audience: str, refresh: int) -> None:
         """The audience was published from a refresh, nothing held back: its stop is over."""

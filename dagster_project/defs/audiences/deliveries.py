@@ -13,6 +13,7 @@ from dagster_project.lib.publish import Publication, audiences, publish
 from dagster_project.lib.reading import without_values
 from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import State
+from dagster_project.lib.stops import Stops
 
 
 @dg.definitions
@@ -62,6 +63,7 @@ def deliveries() -> dg.Definitions:
         refresh = state.last_finished_refresh()
         if refresh is None:
             raise OnefoldError("no refresh has finished yet, so there is nothing to publish; run the job refresh")
+        Stops(home).forget_all_but({audience.name for audience in exposed})
         stopped = []
         for audience in exposed:
             try:
