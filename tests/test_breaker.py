@@ -46,10 +46,11 @@ def published(sample_company: Home, tmp_path_factory: pytest.TempPathFactory) ->
         patch.setenv("ONEFOLD_HOME", str(path))
         with home.connect("test") as connection:
             connection.execute(f"delete from audiences.{NAME}")
-            for customer in [*PEOPLE, *STRANGERS]:
-                connection.execute(
-                    "insert into unified.consents values (?, 'marketing', 'any', 'granted', ?)", [customer, UNTIL]
-                )
+            connection.execute(
+                "insert into unified.contact_permissions (customer_id, purpose, channel, is_allowed) "
+                "select unnest(?::varchar[]), 'marketing', 'any', true",
+                [[*PEOPLE, *STRANGERS]],
+            )
         _select(home, *PEOPLE)
         result = run_job(home, "publish")
         assert result.success, problems(result)
@@ -85,7 +86,8 @@ def _select(home: Home, *customers: str) -> None:
 def _withdraw(home: Home, *customers: str) -> None:
     with home.connect("test") as connection:
         connection.execute(
-            "update unified.consents set status = 'withdrawn' where list_contains(?, customer_id)", [list(customers)]
+            "update unified.contact_permissions set is_allowed = false, reason = 'denied' where list_contains(?, customer_id)",
+            [list(customers)],
         )
 
 
@@ -398,7 +400,7 @@ def test_ids_that_were_merged_away_stay_in_an_audience_that_is_stopped_for_the_m
         for customer in merged:
             connection.execute("insert into identity._redirects values (?, 'p299', ?, 99)", [customer, UNTIL])
         connection.execute("insert into identity._redirects values (?, 'nobody knows', ?, 99)", [lost, UNTIL])
-        connection.execute("delete from unified.consents where list_contains(?, customer_id)", [[*merged, lost]])
+        connection.execute("delete from unified.contact_permissions where list_contains(?, customer_id)", [[*merged, lost]])
     _select(home, *PEOPLE[201:])
     _refresh(home, _churn(0.5, is_spike=True))
     stop = _publish(home).stop
@@ -569,18 +571,21 @@ def test_a_stop_ends_with_its_audience(home: Home) -> None:
 
 
 def test_an_approval_asks_for_a_publication(home: Home) -> None:
-    def requested() -> str:
+    def requested() -> str | None:
         with dg.instance_for_test() as instance:
-            [request] = automation.finished_refresh.evaluate_tick(dg.build_sensor_context(instance=instance)).run_requests
-        return request.run_key
+            found = automation.finished_refresh.evaluate_tick(dg.build_sensor_context(instance=instance)).run_requests
+        return found[0].run_key if found else None
 
-    _refresh(home)
+    refresh = _refresh(home)
     _select(home, *PEOPLE[:100])
-    before = requested()
+    assert requested() == f"publish-{refresh.number}"
     _publish(home)
-    assert requested() == before  # Dagster has seen it, and does nothing
-    Stops(home).approve(NAME, "li", "the campaign ended")
-    assert requested() != before
+    State(home).advance("published", refresh.number)  # stopped or not, the others are
+    assert requested() is None
+    stop = Stops(home).approve(NAME, "li", "the campaign ended")
+    assert requested() == f"publish-{refresh.number}-{stop.number}"
+    _publish(home)
+    assert requested() is None
 
 
 # What is declared ---------------------------------------------------------------------------------------------------

@@ -154,7 +154,8 @@ class Live:
                     self._build(done, clock)
                 clock.lap("checkpoint")
                 self.state.finish_refresh(refresh)
-                if not done.problems:  # else the job publish is still owed
+                stops = {str(p.stop) for p in done.publications if p.stop and p.stop.can_be_approved}
+                if stops.issuperset(done.problems):  # else the job publish is still owed
                     self.state.advance("published", refresh.number)
                 dbt.note_finished_project(self.home)
                 self._unserved = refresh

@@ -28,7 +28,7 @@ def deliveries() -> dg.Definitions:
             dg.AssetSpec(
                 key=["deliveries", audience.name],
                 group_name="deliveries",
-                deps=[dg.AssetKey(["audiences", audience.name]), dg.AssetKey(["unified", "consents"])],
+                deps=[dg.AssetKey(["audiences", audience.name]), dg.AssetKey(["unified", "contact_permissions"])],
                 owners=[audience.owner],
                 kinds={"csv"},
                 description=f"{audience.description} Published for the purpose {audience.purpose}.",
@@ -64,18 +64,18 @@ def deliveries() -> dg.Definitions:
         if refresh is None:
             raise OnefoldError("no refresh has finished yet, so there is nothing to publish; run the job refresh")
         Stops(home).forget_all_but({audience.name for audience in exposed})
-        stopped = []
+        stopped, faults = [], []
         for audience in exposed:
             try:
                 publication = publish(home, audience, refresh)
             except OnefoldError as error:
-                stopped.append(str(error))
+                faults.append(str(error))
                 continue
             except (OSError, duckdb.Error) as error:
-                stopped.append(f"{audience.name} is not published: {without_values(error)}")
+                faults.append(f"{audience.name} is not published: {without_values(error)}")
                 continue
             if publication.stop:
-                stopped.append(str(publication.stop))
+                (stopped if publication.stop.can_be_approved else faults).append(str(publication.stop))
             if publication.stop is None or publication.removed:
                 yield dg.MaterializeResult(asset_key=["deliveries", audience.name], metadata=_metadata(publication))
             yield breaker_check(publication)
@@ -87,10 +87,11 @@ def deliveries() -> dg.Definitions:
                 version = serving.serve(home, tables, refresh, Settings.of(home))
                 context.log.info(f"served {version.path.name} with the new memberships")
             except OnefoldError as error:
-                stopped.append(f"memberships are not served: {error}")
-        if stopped:
-            raise OnefoldError(with_remedy("\n".join(stopped)))
-        state.advance("published", refresh.number)
+                faults.append(f"memberships are not served: {error}")
+        if not faults:  # one that is stopped holds up no delivery of the others
+            state.advance("published", refresh.number)
+        if stopped or faults:
+            raise OnefoldError(with_remedy("\n".join([*stopped, *faults])))
 
     return dg.Definitions(assets=[publish_audiences])
 

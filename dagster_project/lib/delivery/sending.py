@@ -17,6 +17,7 @@ from dagster_project.lib.delivery.destination import Destination, Outcome, Refus
 from dagster_project.lib.delivery.ledger import Batch, Ledger, SentRow, Target, anonymous, scrubbed
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
+from dagster_project.lib.progress import tell
 
 log = logging.getLogger("onefold")
 
@@ -43,7 +44,11 @@ class Report:
 
     audience: str
     destination: str
+    state: str = "active"  # of the target; see Ledger.state
     version: int | None = None
+    adds: int = 0  # rows of the version, as planned
+    updates: int = 0
+    removes: int = 0
     requests: int = 0
     accepted: int = 0
     rejected: int = 0
@@ -78,8 +83,8 @@ class Pacer:
             self._sleep(at - moment)
 
 
-# Who must not be sent any more, of customers about to be: the reason for each.
-Withhold = Callable[[Sequence[str]], Mapping[str, str]]
+# Who must not be sent any more, of rows about to be: the reason for each customer.
+Withhold = Callable[[Sequence[SentRow]], Mapping[str, str]]
 
 
 @dataclass
@@ -105,11 +110,13 @@ class Sender:
             plan = self.ledger.open_version(target)
             if plan is None:
                 return report
-            report.version = plan.version
+            report.version, report.adds, report.updates, report.removes = plan.version, plan.adds, plan.updates, plan.removes
             self._recover(target)
             tried: Counter[str] = Counter()  # attempts of this run, by key
             while report.stopped is None and (batch := self.ledger.next_batch(target, plan.version)):
                 self._attempt(batch, tried, report)
+                done = report.accepted + report.rejected + report.withheld + report.dead
+                tell(str(target), done, plan.adds + plan.updates + plan.removes)
             report.uncertain = sum(1 for _ in self.ledger.open_batches(target, "uncertain"))
             if report.stopped is None and report.uncertain:
                 report.stopped = (
@@ -169,7 +176,7 @@ class Sender:
         rows = self.ledger.rows_of(batch)
         withheld: list[tuple[SentRow, str]] = []
         if self.withhold and batch.operation != "remove":
-            reasons = self.withhold([row.customer_id for row in rows])
+            reasons = self.withhold(rows)
             withheld = [(row, reasons[row.customer_id]) for row in rows if row.customer_id in reasons]
             rows = [row for row in rows if row.customer_id not in reasons]
         report.withheld += len(withheld)
@@ -264,9 +271,10 @@ class Work:
     on_uncertain: Literal["resend", "hold"] = "hold"
     retries: Retries = field(default_factory=Retries)
     rate: float | None = None
+    withhold: Withhold | None = None
 
 
-def send_all(home: Home, works: Sequence[Work], withhold: Withhold | None = None) -> list[Report]:
+def send_all(home: Home, works: Sequence[Work]) -> list[Report]:
     """Send the open versions of several targets: destinations side by side, the audiences of one after each other.
 
     Nothing that goes wrong at one destination keeps another from being sent to; each report says what stopped it.
@@ -282,7 +290,7 @@ def send_all(home: Home, works: Sequence[Work], withhold: Withhold | None = None
         with Ledger(home) as ledger:
             for work in theirs:
                 try:
-                    sender = Sender(ledger, work.open(), work.on_uncertain, work.retries, pacer, withhold)
+                    sender = Sender(ledger, work.open(), work.on_uncertain, work.retries, pacer, work.withhold)
                     reports.append(sender.send(ledger.target(work.audience, work.destination)))
                 except Exception as error:  # the others' turn comes, and the report says what it was
                     reason = str(error) if isinstance(error, OnefoldError) else f"{type(error).__name__}: {error}"
