@@ -146,7 +146,8 @@
         and places.identifier_type = judged.identifier_type
         and places.identifier_value = judged.identifier_value
         and places.channel = judged.channel
-    where judged.reason is not null  -- else only a suppression that is over: the same as nothing stated
+    -- What was only released is as if nothing had been stated.
+    where judged.reason is not null
 {%- endmacro %}
 
 {# Every address that customers have now, for one purpose: whether it may be contacted, and why (not). What nothing was stated
