@@ -606,7 +606,8 @@ def _stopped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What people see of stopped audiences."""
     return [
         {
-            **{name: row[name] for name in ("audience", "version", "members", "would_be", "stopped_at")},
+            **{name: row[name] for name in ("audience", "version", "members", "would_be")},
+            "stopped_at": row["stopped_at"].replace(tzinfo=None),
             "why": "\n".join(finding["sentence"] for finding in row["findings"]),
             "approved_by": row["approved_by"],
         }
