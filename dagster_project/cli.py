@@ -564,6 +564,57 @@ def audience_explain(home: Home, name: str, who: str, as_json: bool) -> None:
     answer(as_json, found, told, table("Conditions", [_without(row, "condition_zh") for row in found["conditions"]]))
 
 
+@audience.command("stopped")
+@as_json_option
+@click.pass_obj
+def audience_stopped(home: Home, as_json: bool) -> None:
+    """Audiences that the circuit breaker stopped: why, since when, and what their version would be."""
+    rows = answers.stopped(home)
+    told = table("Stopped audiences", _stopped(rows)) if rows else "No audience is stopped."
+    answer(as_json, rows, told)
+
+
+@audience.command("approve")
+@click.argument("names", metavar="NAME …", nargs=-1, required=True)
+@click.option("--version", type=int, help="The version that you looked at; another one is not approved by mistake.")
+@click.option("--reason", required=True, help="Why it is right to publish; kept with your name.")
+@click.option("--by", default=lambda: os.environ.get("USER", "unknown"), show_default="$USER", help="Who approves.")
+@as_json_option
+@click.pass_obj
+def audience_approve(home: Home, names: tuple[str, ...], version: int | None, reason: str, by: str, as_json: bool) -> None:
+    """Let the stopped version of an audience out with the next publication, and no other.
+
+    It holds for the kinds of reasons that are shown now, and for about the size that the version would have now.
+
+    Example: onefold audience approve lapsed_buyers --version 4 --reason "the spring campaign ended"
+    """
+    from dagster_project.lib.stops import Stops
+
+    if version is not None and len(names) > 1:
+        raise OnefoldError("--version goes with one audience; approve them one by one, or without it")
+    kept = Stops(home)
+    approved = [kept.approve(name, by, reason, version) for name in dict.fromkeys(names)]
+    content = [
+        {"audience": stop.audience, "version": stop.version, "members": stop.members, "would_be": stop.would_be}
+        for stop in approved
+    ]
+    told = [f"{stop.audience}: version {stop.version} may be published ({stop.reason})" for stop in approved]
+    answer(as_json, content, *map(escape, told), "Run `onefold publish`; the sensor of `onefold dev` does so by itself.")
+
+
+def _stopped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What people see of stopped audiences."""
+    return [
+        {
+            **{name: row[name] for name in ("audience", "version", "members", "would_be")},
+            "stopped_at": row["stopped_at"].replace(tzinfo=None),
+            "why": "\n".join(finding["sentence"] for finding in row["findings"]),
+            "approved_by": row["approved_by"],
+        }
+        for row in rows
+    ]
+
+
 def _without(row: dict[str, Any], key: str) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name != key}
 
@@ -672,6 +723,8 @@ def _summary(content: dict[str, Any]) -> list[Any]:
         "deliveries": "Deliveries",
     }
     tables: list[Any] = [table(title, content[part]) for part, title in titles.items() if content.get(part)]
+    if content.get("stopped"):
+        tables.append(table("Stopped audiences", _stopped(content["stopped"])))
     if purposes := content["legitimate_interest"]:
         tables.append(f"Legitimate interest (onefold.yaml): who said nothing may be contacted for {', '.join(purposes)}")
     return [*tables, *content.get("next", [])]

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     import dagster as dg
 
     from dagster_project.lib.live import Pass
+    from dagster_project.lib.publish import Publication
 
 PART_TAG = "onefold/part"  # ingest, refresh, publish, deliver: runs of our jobs
+BREAKER = "breaker"  # the check of each published audience
 _BEGINNING = 60  # seconds in which a run that Dagster launched comes to its first step
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -118,9 +120,55 @@ def report_pass(instance: "dg.DagsterInstance", done: "Pass") -> None:
             metadata={"version": publication.version, "members": publication.members, **seconds},
         )
         for publication in done.publications
+        if publication.stop is None or publication.removed
     ]
+    events += [dg.AssetCheckEvaluation(**_breaker_check(publication)) for publication in done.publications]
     for event in events:
         instance.report_runless_asset_event(event)
+
+
+def breaker_check(publication: "Publication") -> "dg.AssetCheckResult":
+    """What the circuit breaker says of an audience, as the check `breaker` of its asset."""
+    import dagster as dg
+
+    return dg.AssetCheckResult(**_breaker_check(publication))
+
+
+def _breaker_check(publication: "Publication") -> dict:
+    import dagster as dg
+
+    stop = publication.stop
+    metadata: dict[str, object] = {"members": publication.members, "sizes": size_history(publication)}
+    if stop:
+        metadata |= {
+            "version_stopped": stop.version,
+            "would_be": stop.would_be if stop.would_be is not None else "not known",
+            "stopped_since": stop.stopped_at.isoformat(sep=" ", timespec="seconds"),
+            "numbers": dg.MetadataValue.json([{"kind": f.kind, **f.numbers} for f in stop.findings]),
+        }
+        if stop.can_be_approved:
+            metadata["approve"] = f"onefold audience approve {stop.audience} --version {stop.version} --reason …"
+    return {
+        "asset_key": dg.AssetKey(["deliveries", publication.audience]),
+        "check_name": BREAKER,
+        "passed": stop is None,
+        "severity": dg.AssetCheckSeverity.ERROR,
+        "description": str(stop) if stop else None,
+        "metadata": metadata,
+    }
+
+
+def size_history(publication: "Publication") -> "dg.TableMetadataValue":
+    """An audience's last versions, the newest first."""
+    import dagster as dg
+
+    kinds = {"published_at": "string"}
+    names = ("version", "refresh", "members", "added", "removed", "excluded", "published_at")
+    columns = [dg.TableColumn(name, kinds.get(name, "int")) for name in names]
+    records = [
+        dg.TableRecord(row | {"published_at": f"{row['published_at']:%Y-%m-%d %H:%M:%S}"}) for row in publication.history
+    ]
+    return dg.MetadataValue.table(records, schema=dg.TableSchema(columns))
 
 
 @contextlib.contextmanager
@@ -151,7 +199,9 @@ def problems(result: "dg.ExecuteInProcessResult") -> list[str]:
                 cause = cause.cause
             text = (user.description if user and user.description else None) or (cause.message.strip() if cause else "failed")
             found.append(f"{event.step_key}: {with_remedy(text)}")
-    return [*found, *_told(result, is_warning=False)]
+    # The steps that fail for what a check of theirs found say so themselves.
+    said = "\n".join(found)
+    return [*found, *(told for told in _told(result, is_warning=False) if told.partition(": ")[2] not in said)]
 
 
 def warnings(result: "dg.ExecuteInProcessResult") -> list[str]:

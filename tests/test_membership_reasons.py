@@ -24,19 +24,23 @@ from dagster_project.lib.home import Home
 from dagster_project.lib.ingest import next_sequence, prepare_warehouse
 from dagster_project.lib.publish import Audience, Publication
 from dagster_project.lib.settings import Settings
-from dagster_project.lib.state import Refresh
+from dagster_project.lib.state import Refresh, State
 
 NOW = datetime(2026, 1, 31)
 OWNER = {"name": "marketing", "email": "marketing@example.com"}
 TABLES = """
 create schema unified; create schema tags; create schema analytics; create schema cleaned; create schema audiences;
-create schema identity;
+create schema identity; create schema if not exists quality;
+create table quality.metrics (metric varchar, channel varchar, identifier_type varchar, value double, numerator double,
+    denominator double, refresh bigint, usual double, lower double, upper double, deviation double, is_anomaly boolean,
+    anomalous_since timestamp);
 create table unified.customers (customer_id varchar, is_known boolean default true, city varchar, region varchar,
     country varchar, birth_date date, order_count bigint default 0);
 create table unified.customer_events (customer_id varchar, event_name varchar, occurred_at timestamp, channel varchar,
     product_id varchar, amount_base decimal(18, 4), traffic varchar, _seq bigint);
 create table unified.contact_permissions (customer_id varchar, identifier_type varchar, purpose varchar,
-    channel varchar default 'any', is_allowed boolean default true, reason varchar default 'granted', as_of timestamp, _seq bigint);
+    channel varchar default 'any', is_allowed boolean default true, reason varchar default 'granted', as_of timestamp,
+    _seq bigint);
 create table tags.customer_tags (customer_id varchar, tag varchar, value varchar, number_value double, confidence double);
 create table tags.history (customer_id varchar, tag varchar, value varchar, previous_value varchar, valid_from timestamp,
     valid_to timestamp);
@@ -54,7 +58,7 @@ class Company:
 
     def __init__(self, home: Home, dbt_project: Path) -> None:
         self.home, self.project = home, dbt_project
-        self.now, self.number = NOW, 0
+        self.now, self.refreshed = NOW, Refresh(0, NOW.replace(tzinfo=UTC), 0)
         with home.connect("test") as connection:
             prepare_warehouse(connection, {})
             connection.execute(TABLES)
@@ -109,7 +113,7 @@ class Company:
         """Build all declared audiences, as dbt does, and say what they are."""
         known = dbt.names_for_audiences(self.home)
         forms = project.load(dbt.PROJECT, known)
-        self.number += 1
+        self.refreshed = State(self.home).refresh(str(self.now), self.now.replace(tzinfo=UTC))
         texts = {name: self._text(name, forms, known) for name in forms}
         with self.home.connect("test") as connection:
             variables = {**dbt.project_variables(self.home), "as_of": str(self.now)}
@@ -118,7 +122,7 @@ class Company:
                 connection.execute(f"create or replace table audiences.{name} as {asker.query(name)}")
             nodes = [SimpleNamespace(alias=n, raw_code=t, resource_type="model", schema="audiences") for n, t in texts.items()]
             definitions.note(connection, nodes)
-            connection.execute("update staging._built set refresh = ?", [self.number])
+            connection.execute("update staging._built set refresh = ?", [self.refreshed.number])
         return self.audiences()
 
     def audiences(self) -> dict[str, Audience]:
@@ -127,11 +131,20 @@ class Company:
         forms = project.load(dbt.PROJECT, known)
         return {
             name: Audience(
-                name, name, "", OWNER["email"], forms[name].purpose, frozenset(), (), forms[name].ignores_cap, True,
-                tuple((n, definitions.fingerprint(self._text(n, forms, known))) for n in (name, *project.reads(name, forms))),
+                name,
+                name,
+                "",
+                OWNER["email"],
+                forms[name].purpose,
+                frozenset(),
+                ignores_cap=forms[name].ignores_cap,
+                is_declared=True,
+                definitions=tuple(
+                    (n, definitions.fingerprint(self._text(n, forms, known))) for n in (name, *project.reads(name, forms))
+                ),
             )
             for name in forms
-        }  # fmt: skip
+        }
 
     def _text(self, name: str, forms: dict[str, form.Form], known: Any) -> str:
         return sql.model(name, forms[name], sql.conditions(forms[name], known, project.above(name, forms)))
@@ -140,10 +153,6 @@ class Company:
         """Refresh, and publish all; gives what was done with one."""
         found = self.refresh() if audience is None else {name: audience}
         return {n: publish.publish(self.home, a, self.refreshed) for n, a in found.items()}[name]
-
-    @property
-    def refreshed(self) -> Refresh:
-        return Refresh(self.number, self.now.replace(tzinfo=UTC), 0)
 
     def changes(self, name: str = "a") -> list[tuple]:
         """What the last version did, and why."""
@@ -161,9 +170,9 @@ class Company:
 
     def model(self, *customers: str) -> Audience:
         """Build the audience `b` as an analyst's model that selects these."""
-        self.number += 1
+        self.refreshed = State(self.home).refresh(str(self.now), self.now.replace(tzinfo=UTC))
         self.run("create or replace table audiences.b as select unnest(?::varchar[]) as customer_id", list(customers))
-        self.run("update staging._built set refresh = ?", self.number)
+        self.run("update staging._built set refresh = ?", self.refreshed.number)
         return Audience("b", "B", "", OWNER["email"], "marketing", frozenset())
 
 
@@ -320,10 +329,10 @@ def test_a_changed_definition_is_named_and_asks_for_a_refresh(company: Company) 
     company.declare("a", "event: {name: searched, within_days: 30}")
     company.publish()
     company.declare("a", "event: {name: order_placed, within_days: 30}")
-    with pytest.raises(
-        OnefoldError, match="the definition of a changed since refresh 1 built the table; run `onefold refresh`"
-    ):
-        publish.publish(company.home, company.audiences()["a"], company.refreshed)
+    stop = publish.publish(company.home, company.audiences()["a"], company.refreshed).stop
+    assert stop.findings[0].sentence.startswith(
+        "the definition of a changed since refresh 1 built the table; run `onefold refresh`"
+    )
     company.later()
     company.publish()
     assert company.changes() == [
@@ -346,8 +355,8 @@ def test_a_table_that_was_built_with_a_restricted_tag_is_not_published_for_adver
     company.declare("a", "trait: {name: order_count, at_least: 0}", purpose="marketing")
     company.declare("reader", "audience: {in: a}")
     for name in ("a", "reader"):
-        with pytest.raises(OnefoldError, match=f"{name} is not published: the definition of a changed since refresh 1"):
-            publish.publish(company.home, company.audiences()[name], company.refreshed)
+        stop = publish.publish(company.home, company.audiences()[name], company.refreshed).stop
+        assert stop.findings[0].sentence.startswith("the definition of a changed since refresh 1")
     assert company.run("select max(version) from audiences.publications") == [(1,)]
 
 
@@ -691,8 +700,7 @@ def test_an_empty_table_removes_only_who_has_no_consent_and_forgets_nothing(comp
     company.publish("b", company.model("x", "y", "z"))
     company.state("y", "withdrawn")
     company.later()
-    with pytest.raises(OnefoldError, match="an empty source removes nobody who consents"):
-        company.publish("b", company.model())
+    assert [finding.kind for finding in company.publish("b", company.model()).stop.findings] == ["empty"]
     assert company.changes("b") == [("remove", "y", "consent", "no consent")]
     assert company.exclusions("b") == [("z", "no consent", None, NOW)]
     company.state("z", "granted")

@@ -17,6 +17,7 @@ from dagster_project.lib.ingest import new_files
 from dagster_project.lib.live import RUN
 from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import State
+from dagster_project.lib.stops import stopped
 
 _TABLES = dg.AssetSelection.groups(
     "reference", "cleaned", "identity", "quality", "unified", "tags", "analytics", "audiences", "serving"
@@ -106,15 +107,16 @@ def loaded_batches(context: dg.SensorEvaluationContext):
 
 @dg.sensor(job=publish, minimum_interval_seconds=5, default_status=dg.DefaultSensorStatus.RUNNING)
 def finished_refresh(context: dg.SensorEvaluationContext):
-    """A finished refresh publishes its audiences; one whose blocking checks failed does not finish."""
+    """A finished refresh publishes its audiences, as does an approval; one whose checks failed does not finish."""
     home = Home.from_environment()
     if home.is_attended(RUN):
         return _LEFT_TO_IT
     state = State(home)
     last = state.last_finished_refresh()
-    if last is None or last.number <= state.progress("published"):
+    approved = [str(stop.number) for stop in stopped(home).values() if stop.approved_at]
+    if last is None or (last.number <= state.progress("published") and not approved):
         return dg.SkipReason("the last finished refresh has been published")
-    return dg.RunRequest(run_key=f"publish-{last.number}")
+    return dg.RunRequest(run_key="-".join(["publish", str(last.number), *approved]))
 
 
 @dg.sensor(job=deliver, minimum_interval_seconds=5, default_status=dg.DefaultSensorStatus.RUNNING)

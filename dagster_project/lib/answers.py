@@ -7,7 +7,7 @@ from typing import Any
 import duckdb
 import yaml
 
-from dagster_project.lib import dbt, quality_pages
+from dagster_project.lib import dbt, quality_pages, stops
 from dagster_project.lib.audiences.form import Form
 from dagster_project.lib.audiences.known import Known
 from dagster_project.lib.audiences.preview import Asker, Preview, named, preview
@@ -275,6 +275,25 @@ def deliveries(home: Home) -> Rows:
         ]
 
 
+def stopped(home: Home) -> Rows:
+    """The audiences that the circuit breaker stopped, and why; those whose approval waits for the next publication included."""
+    return [
+        {
+            "audience": stop.audience,
+            "version": stop.version,
+            "members": stop.members,
+            "would_be": stop.would_be,
+            "refresh": stop.refresh,
+            "stopped_at": stop.stopped_at,
+            "findings": [vars(finding) for finding in stop.findings],
+            "approved_by": stop.approved_by,
+            "approved_reason": stop.approved_reason,
+            "approved_at": stop.approved_at,
+        }
+        for stop in stops.stopped(home).values()
+    ]
+
+
 def status(home: Home) -> dict[str, Any]:
     """The last finished refresh, by part."""
     content: dict[str, Any] = {"channels": ledger(home), "legitimate_interest": list(Settings.of(home).legitimate_interest)}
@@ -289,6 +308,8 @@ def status(home: Home) -> dict[str, Any]:
         }
         if (pages := home.quality / "index.html").exists():
             content["next"] = [f"History and trends of quality: {pages}"]
+        if held := stopped(home):
+            content["stopped"] = held
     else:
         content["next"] = ["Nothing is served yet: run `onefold refresh`."]
     return content

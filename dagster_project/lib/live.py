@@ -29,6 +29,7 @@ from dagster_project.lib.reading import without_values
 from dagster_project.lib.refresh import scope_of
 from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import Refresh, State
+from dagster_project.lib.stops import Stops
 
 log = logging.getLogger("onefold")
 
@@ -153,7 +154,8 @@ class Live:
                     self._build(done, clock)
                 clock.lap("checkpoint")
                 self.state.finish_refresh(refresh)
-                if not done.problems:  # else the job publish is still owed
+                stops = {str(p.stop) for p in done.publications if p.stop and p.stop.can_be_approved}
+                if stops.issuperset(done.problems):  # else the job publish is still owed
                     self.state.advance("published", refresh.number)
                 dbt.note_finished_project(self.home)
                 self._unserved = refresh
@@ -226,9 +228,13 @@ class Live:
                 raise OnefoldError(f"{suite.name} failed on {suite.asset}; nothing is published (docs/quality.md)")
 
     def _publish(self, done: Pass) -> None:
-        for audience in audiences(dbt.manifest(self.home)):
+        exposed = audiences(dbt.manifest(self.home))
+        Stops(self.home).forget_all_but({audience.name for audience in exposed})
+        for audience in exposed:
             try:
-                done.publications.append(publish(self.home, audience, done.refresh))
+                done.publications.append(publication := publish(self.home, audience, done.refresh))
+                if publication.stop:
+                    done.problems.append(str(publication.stop))
             except _FAULTS as error:  # one that is stopped does not hold up the others
                 done.problems.append(_words(error))
 

@@ -1,21 +1,25 @@
 """Publishing audiences: memberships move from version to version by differences, and each version lands as a file.
 
-Nobody is published who may not be contacted for the audience's purpose; who is left out is kept with the reason.
+Nobody is published who may not be contacted for the audience's purpose; who is left out is kept with the reason. What looks
+broken is stopped by the circuit breaker before it is a version.
 """
 
 import csv
 import logging
 import os
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dagster_project.lib import dbt
+from pydantic import ValidationError
+
+from dagster_project.lib import breaker, dbt
 from dagster_project.lib.audiences import definitions, exclusions, uplift
 from dagster_project.lib.audiences.caps import select_capped
 from dagster_project.lib.audiences.explaining import Situation, explain
+from dagster_project.lib.audiences.form import Band, Fresh
 from dagster_project.lib.audiences.known import CARING
 from dagster_project.lib.audiences.preview import Then
 from dagster_project.lib.audiences.tables import OWN_TABLES, prepare_audiences
@@ -25,7 +29,8 @@ from dagster_project.lib.home import Home, transaction
 from dagster_project.lib.ingest import next_sequence
 from dagster_project.lib.quality import require_proof
 from dagster_project.lib.settings import Cap, Settings
-from dagster_project.lib.state import Refresh
+from dagster_project.lib.state import Refresh, State
+from dagster_project.lib.stops import Finding, Stop, Stops
 
 log = logging.getLogger("onefold")
 
@@ -43,6 +48,8 @@ class Audience:
     restricted: tuple[str, ...] = ()  # tags of sensitive groups that it is made from, which no advertising may get
     ignores_cap: bool = False  # also whoever got as many messages as the purpose allows is in
     is_declared: bool = False  # in YAML, as conditions
+    band: Band = field(default_factory=Band)
+    fresh: Fresh = field(default_factory=Fresh)
     definitions: tuple[tuple[str, str], ...] = ()  # fingerprint of its own SQL and of each audience that it reads, by name
 
     @property
@@ -53,7 +60,10 @@ class Audience:
 
 @dataclass(frozen=True)
 class Publication:
-    """What publishing one audience did; `version` did not grow where nothing changed."""
+    """What publishing one audience did; `version` did not grow where nothing changed.
+
+    Where it was stopped, nobody came in, and only those left who may not stay.
+    """
 
     audience: str
     version: int
@@ -62,6 +72,8 @@ class Publication:
     removed: int
     excluded: int
     file: Path | None
+    stop: Stop | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)  # its last versions, the newest first
 
 
 def audiences(manifest: dict[str, Any]) -> list[Audience]:
@@ -94,6 +106,13 @@ def audiences(manifest: dict[str, Any]) -> list[Audience]:
                 "take them out, also of the audiences that this one reads, or change the purpose"
             )
         nodes = [manifest["nodes"][n] for n in {models[0], *dbt.ancestors(manifest, models[0])} if n.startswith("model.")]
+        band, fresh = _limits(meta, place)
+        tables = [source["name"] for source in manifest["sources"].values()] if fresh.channels else []
+        for channel in fresh.channels:
+            if not any(table.startswith(f"{channel}_") for table in tables):
+                raise OnefoldError(
+                    f"{place}: there is no channel '{channel}'; correct fresh.channels or the condition's channel"
+                )
         found.append(
             Audience(
                 name=exposure["name"],
@@ -104,6 +123,8 @@ def audiences(manifest: dict[str, Any]) -> list[Audience]:
                 reads=frozenset(f"{node['schema']}/{node['alias']}" for node in nodes),
                 restricted=tuple(restricted),
                 ignores_cap=ignores_cap,
+                band=band,
+                fresh=fresh,
                 is_declared="made_from" in meta,
                 definitions=tuple(
                     sorted((n["alias"], definitions.fingerprint(n["raw_code"])) for n in nodes if n["schema"] == "audiences")
@@ -111,6 +132,14 @@ def audiences(manifest: dict[str, Any]) -> list[Audience]:
             )
         )
     return sorted(found, key=lambda audience: audience.name)
+
+
+def _limits(meta: dict[str, Any], place: str) -> tuple[Band, Fresh]:
+    try:
+        return Band.model_validate(meta.get("band") or {}), Fresh.model_validate(meta.get("fresh") or {})
+    except ValidationError as error:
+        said = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
+        raise OnefoldError(f"{place}: config.meta.band or fresh: {said.removeprefix(': ')}. See docs/audiences.md") from error
 
 
 def _restricted_tags(manifest: dict[str, Any], model: str) -> list[str]:
@@ -135,51 +164,112 @@ def _restricted_tags(manifest: dict[str, Any], model: str) -> list[str]:
 def publish(home: Home, audience: Audience, refresh: Refresh) -> Publication:
     """Bring an audience's memberships up to its model, as a new version if anything changed, and write its file.
 
-    Running it again changes nothing; a version that was committed but not written to its file is written now.
-
-    Raises:
-        OnefoldError: a check of what the audience is built from failed or did not run in this refresh, its definition changed
-            since, or the model is empty while the audience has members.
+    Running it again changes nothing; a version that was committed but not written to its file is written now. Where checks
+    failed or the circuit breaker finds a reason that nobody approved, the publication has a `stop`.
     """
+    state, stops = State(home), Stops(home)
     now = refresh.as_of.replace(tzinfo=None)
     cap = None if audience.ignores_cap else Settings.of(home).caps.get(audience.purpose)
     with home.connect(f"publication of {audience.name}") as connection:
         prepare_audiences(connection)
+        version, last_refresh, last_size = connection.execute(
+            "select coalesce(max(version), 0), max_by(refresh, version), "
+            "coalesce(max_by(members, version) filter (members > 0), 0) from audiences.publications where audience = ?",
+            [audience.name],
+        ).fetchone()
+        stop = stops.now().get(audience.name)
+        if stop and stop.version <= version:  # killed between the commit and the note of it
+            stops.note_passed(audience.name, last_refresh)
+            stop = None
+        baseline = stop.baseline if stop else stops.passed(audience.name) or last_refresh
         try:
             require_proof(connection, set(audience.reads), refresh)
             _require_built(connection, audience, refresh)
         except OnefoldError as error:
-            raise OnefoldError(f"{audience.name} is not published: {error}") from error
+            return _unproven(connection, stops, audience, refresh, version, baseline, str(error))
         _select_members(connection, audience, Settings.of(home).legitimate_interest, cap, now)
-        source, excluded, before = connection.execute(
-            "select (select count(*) from wanted), (select count(*) from wanted where reason is not null), "
-            "(select count(*) from members)"
-        ).fetchone()
-        is_emptied = source == 0 and before > 0
-        if is_emptied:  # nobody leaves but those who must not stay
-            connection.execute("delete from difference where customer_id in (select customer_id from judged where is_allowed)")
+        excluded, counts = _counts(connection, version, last_size)
+        findings = breaker.judge(connection, state, counts, audience.band, audience.fresh, refresh, baseline)
+        is_stopped = bool(findings) and not breaker.is_approved(stop, findings, counts, audience.band)
+        if is_stopped:
+            # Kept before anything is committed: else, killed in between, what is committed would pass for the version
+            # that was judged, and the next run would compare with it.
+            if stop and stop.approved_at:
+                stops.end(stop, "other")
+            next_version = version + 1 + bool(counts.must_leave)
+            sizes = counts.staying, counts.would_be
+            stop = stops.stop(audience.name, next_version, refresh.number, baseline, findings, *sizes)
+            connection.execute("delete from difference where customer_id not in (select customer_id from must_leave)")
+            (excluded,) = connection.execute(  # as of the version before: those of the stopped one are not written
+                "select count(*) from audiences.exclusions where audience = ? and destination is null", [audience.name]
+            ).fetchone()
+        else:
+            stop = None
         added, removed = connection.execute(
             "select count(*) filter (operation = 'add'), count(*) filter (operation = 'remove') from difference"
         ).fetchone()
-        version = connection.execute(
-            "select coalesce(max(version), 0) from audiences.publications where audience = ?", [audience.name]
-        ).fetchone()[0]
         if added or removed:
-            explain(home, connection, _situation(connection, audience, refresh, version == 0, is_emptied))
+            explain(home, connection, _situation(connection, audience, refresh, version == 0, is_stopped))
         with transaction(connection):  # one, as the next publication explains itself by what this one left
-            if added or removed or version == 0:
+            if added or removed or (version == 0 and not is_stopped):
                 version += 1
-                _commit_version(connection, audience, refresh, version, now, before, added, removed, excluded)
-            if not is_emptied:
+                _commit_version(connection, audience, refresh, version, now, counts.members, added, removed, excluded)
+            if not is_stopped:
                 _keep_present(connection, audience, version, now)
         files = _deliver(home, connection, audience)
-        if is_emptied:
-            raise OnefoldError(
-                f"{audience.name} is not published: its model has no rows, and an empty source removes nobody who consents "
-                f"({before - removed} members stay); see why audiences.{audience.name} is empty"
+        if not is_stopped:
+            stops.note_passed(audience.name, refresh.number)
+        members = counts.members + added - removed
+        file = files[-1] if files else None
+        history = _history(connection, audience)
+    return Publication(audience.name, version, members, added, removed, excluded, file, stop, history)
+
+
+def _unproven(connection, stops: Stops, audience, refresh, version, baseline, problem: str) -> Publication:
+    """Tables that were not checked say of nobody whether they may stay: everything stays as it is."""
+    (members,) = connection.execute(
+        "select count(*) from audiences.memberships where audience = ? and left_at is null", [audience.name]
+    ).fetchone()
+    finding = Finding("checks", problem)
+    kept = stops.stop(audience.name, version + 1, refresh.number, baseline, [finding], members, None)
+    stop = replace(kept, findings=(finding,))  # an approval that was given before is kept for when the checks pass
+    return Publication(audience.name, version, members, 0, 0, 0, None, stop, _history(connection, audience))
+
+
+def _counts(connection, version: int, last_size: int) -> tuple[int, breaker.Counts]:
+    """How many are excluded, and what the difference would do; makes the temporary table `must_leave`.
+
+    It has those of the members who may not stay, whatever else is held back. An id that was merged away is judged by the
+    customer who has it now: else a wrong merge would empty an audience that was stopped for it.
+    """
+    connection.execute(
+        """
+        create or replace temp table must_leave as
+        select difference.customer_id
+        from difference
+        left join identity.redirects as merged on merged.from_customer_id = difference.customer_id
+        where difference.operation = 'remove'
+            and not exists (
+                select 1 from judged
+                where judged.customer_id = coalesce(merged.to_customer_id, difference.customer_id) and judged.is_allowed
             )
-    members = before + added - removed
-    return Publication(audience.name, version, members, added, removed, excluded, files[-1] if files else None)
+        """
+    )
+    selected, excluded, before, must_leave, would_be = connection.execute(
+        "select (select count(*) from wanted), (select count(*) from wanted where reason is not null), "
+        "(select count(*) from members), (select count(*) from must_leave), (select count(*) from wanted where reason is null)"
+    ).fetchone()
+    return excluded, breaker.Counts(version, selected, before, must_leave, would_be, last_size)
+
+
+def _history(connection, audience: Audience) -> list[dict[str, Any]]:
+    cursor = connection.execute(
+        "select version, refresh, members, added, removed, excluded, published_at from audiences.publications "
+        "where audience = ? order by version desc limit 20",
+        [audience.name],
+    )
+    names = [column[0] for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 def _require_built(connection, audience: Audience, refresh: Refresh) -> None:
@@ -262,7 +352,8 @@ def _select_members(
     )
     connection.execute(
         "create or replace temp table asked as "
-        f"select customer_id from audiences.{audience.name} union select customer_id from members"
+        f"select customer_id from audiences.{audience.name} union select customer_id from members "
+        "union select to_customer_id from identity.redirects where from_customer_id in (select customer_id from members)"
     )
     judged = customer_permissions(audience.purpose, None, "asked", legitimate_interest)
     connection.execute(f"create or replace temp table judged as {judged}")

@@ -160,6 +160,12 @@ class State:
             row = connection.execute(f"{_REFRESH} where run_id = ?", (run_id,)).fetchone()
         return _refresh(row)
 
+    def begun_at(self, refresh: Refresh) -> datetime:
+        """When a refresh was begun, by the wall clock."""
+        with self._transaction() as connection:
+            row = connection.execute("select started_at from refreshes where refresh = ?", (refresh.number,)).fetchone()
+        return datetime.fromisoformat(row[0])
+
     def loaded_of(self, number: int) -> int | None:
         """The last load that a refresh takes in; None where there is no refresh of that number."""
         with self._transaction() as connection:

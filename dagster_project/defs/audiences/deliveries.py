@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 import duckdb
 
-from dagster_project.jobs import clear_failures
+from dagster_project.jobs import BREAKER, breaker_check, clear_failures, size_history
 from dagster_project.lib import dbt, serving
 from dagster_project.lib.errors import OnefoldError, with_remedy
 from dagster_project.lib.home import Home
@@ -13,6 +13,7 @@ from dagster_project.lib.publish import Publication, audiences, publish
 from dagster_project.lib.reading import without_values
 from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import State
+from dagster_project.lib.stops import Stops
 
 
 @dg.definitions
@@ -35,9 +36,21 @@ def deliveries() -> dg.Definitions:
             )
             for audience in exposed
         ],
+        check_specs=[
+            dg.AssetCheckSpec(
+                BREAKER,
+                asset=["deliveries", audience.name],
+                description=(
+                    "Nothing leaves where checks failed, the source is empty or stale, the size changes beyond "
+                    f"{-audience.band.shrink:.0%} or {audience.band.grow:+.0%}, the match rate fell, or people were joined who "
+                    "are not one; an authorised person may approve that version (docs/audiences.md)."
+                ),
+            )
+            for audience in exposed
+        ],
         pool="warehouse",
     )
-    def publish_audiences(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
+    def publish_audiences(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         """Each audience on its own: one that is stopped does not hold up the others."""
         home = Home.from_environment()
         home.attend(context.run.run_id)
@@ -45,22 +58,27 @@ def deliveries() -> dg.Definitions:
             home.keep_turn("publish")
             yield from _publish_all(context, home)
 
-    def _publish_all(context: dg.AssetExecutionContext, home: Home) -> Iterator[dg.MaterializeResult]:
+    def _publish_all(context: dg.AssetExecutionContext, home: Home) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         state = State(home)
         refresh = state.last_finished_refresh()
         if refresh is None:
             raise OnefoldError("no refresh has finished yet, so there is nothing to publish; run the job refresh")
-        stopped = []
+        Stops(home).forget_all_but({audience.name for audience in exposed})
+        stopped, faults = [], []
         for audience in exposed:
             try:
                 publication = publish(home, audience, refresh)
             except OnefoldError as error:
-                stopped.append(str(error))
+                faults.append(str(error))
                 continue
             except (OSError, duckdb.Error) as error:
-                stopped.append(f"{audience.name} is not published: {without_values(error)}")
+                faults.append(f"{audience.name} is not published: {without_values(error)}")
                 continue
-            yield dg.MaterializeResult(asset_key=["deliveries", audience.name], metadata=_metadata(publication))
+            if publication.stop:
+                (stopped if publication.stop.can_be_approved else faults).append(str(publication.stop))
+            if publication.stop is None or publication.removed:
+                yield dg.MaterializeResult(asset_key=["deliveries", audience.name], metadata=_metadata(publication))
+            yield breaker_check(publication)
         with home.connect("publications") as connection:
             published = connection.execute("select count(*) from audiences.publications").fetchone()[0]
         # Also where an earlier run was killed between publication and serving.
@@ -69,10 +87,11 @@ def deliveries() -> dg.Definitions:
                 version = serving.serve(home, tables, refresh, Settings.of(home))
                 context.log.info(f"served {version.path.name} with the new memberships")
             except OnefoldError as error:
-                stopped.append(f"memberships are not served: {error}")
-        if stopped:
-            raise OnefoldError(with_remedy("\n".join(stopped)))
-        state.advance("published", refresh.number)
+                faults.append(f"memberships are not served: {error}")
+        if not faults:  # one that is stopped holds up no delivery of the others
+            state.advance("published", refresh.number)
+        if stopped or faults:
+            raise OnefoldError(with_remedy("\n".join([*stopped, *faults])))
 
     return dg.Definitions(assets=[publish_audiences])
 
@@ -84,5 +103,6 @@ def _metadata(publication: Publication) -> dict[str, object]:
         "added": publication.added,
         "removed": publication.removed,
         "excluded": publication.excluded,
+        "sizes": size_history(publication),
         "file": str(publication.file) if publication.file else "unchanged",
     }

@@ -6,6 +6,8 @@
     priority: 20                          # the greater comes first …
     exclusive_group: newsletter           # … and a customer is in one audience of a group
     control: {share: 0.1, salt: winback}  # kept out of delivery, always the same customers
+    band: {grow: 0.5, shrink: 0.3}        # a greater change of its size stops it
+    fresh: {within_hours: 48, channels: [web]}  # so does what is older, or a channel that stopped
     who:                                  # all, any and not hold conditions and each other
       all:
         - tag: {name: lifecycle, became: at_risk, within_days: 7}
@@ -327,6 +329,23 @@ class Control(_Form):
     salt: str | None = Field(None, pattern=r"^[A-Za-z0-9_.-]+$", description="Without it, the audience's name.")
 
 
+class Band(_Form):
+    """How far an audience's size may change from one version to the next, as shares of its members."""
+
+    grow: float = Field(0.5, gt=0, description="More than half as many again at once is rather a mistake than a success.")
+    shrink: float = Field(0.3, gt=0, le=1, description="1: by any number.")
+    least: int = Field(50, ge=1, strict=True, description="A smaller change never counts: of ten members five come and go.")
+
+
+class Fresh(_Form):
+    """How new what an audience is published from has to be."""
+
+    lists: ClassVar[tuple[str, ...]] = ("channels",)
+
+    within_hours: float = Field(48, gt=0, description="The age of the refresh: one a day may fail.")
+    channels: tuple[str, ...] = Field((), description="That have to be coming; those of the conditions do anyway.")
+
+
 class Form(_Form):
     """The whole file."""
 
@@ -339,6 +358,8 @@ class Form(_Form):
     exclusive_group: str | None = Field(None, pattern=NAME, description="A customer is in one audience of a group.")
     control: Control | None = None
     ignores_cap: bool = Field(False, strict=True, description="Also whoever got as many messages as the purpose allows is in.")
+    band: Band | None = None
+    fresh: Fresh | None = None
     who: Rule
 
     @model_validator(mode="after")

@@ -152,6 +152,8 @@ def texts(forms: Mapping[str, Form], there_is: Known) -> dict[str, str]:
             "exclusive_group": audience.exclusive_group,
             "control_share": audience.control and audience.control.share,
             "ignores_cap": audience.ignores_cap or None,
+            "band": audience.band and audience.band.model_dump(exclude_unset=True),
+            "fresh": _fresh(audience),
             "conditions": [
                 {"number": c.number, "path": c.path, "en": sql.comment(c.sentence), "zh": sql.comment(c.sentence_zh)}
                 for c in asked
@@ -173,6 +175,14 @@ def texts(forms: Mapping[str, Form], there_is: Known) -> dict[str, str]:
         content = {"models": models, "exposures": exposures}
         files["made.yml"] = head + yaml.dump(content, Dumper=_DUMPER, sort_keys=False, allow_unicode=True, width=128)
     return files
+
+
+def _fresh(audience: Form) -> dict[str, Any] | None:
+    """What is declared, with the channels that conditions name: without them it is not known who did it or did not."""
+    declared = audience.fresh.model_dump(mode="json", exclude_unset=True) if audience.fresh else {}
+    named = [c for _, leaf in audience.who.leaves() if isinstance(leaf, form.Event) for c in leaf.where.get("channel", ())]
+    channels = list(dict.fromkeys([*declared.get("channels", ()), *named]))
+    return declared | ({"channels": channels} if channels else {}) or None
 
 
 def write(project: Path, names: Callable[[], Known]) -> None:
