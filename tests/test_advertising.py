@@ -911,7 +911,9 @@ class Meta:
         unhashed = {"EXTERN_ID", "MADID"}
         for entry in data:
             for key, value in zip(schema, entry, strict=True):
-                if value and key not in unhashed and not SHA.fullmatch(value):
+                if key == "DATA_PROCESSING_OPTIONS":
+                    assert value == ["LDU"]
+                elif value and key not in unhashed and not SHA.fullmatch(value):
                     return self.error(400, 100)
         ids = [dict(zip(schema, entry, strict=True))["EXTERN_ID"] for entry in data]
         good = {i for i in ids if i not in self.invalid}
@@ -1261,6 +1263,104 @@ def test_meta_of_a_home_ends_with_what_the_audience_says(home: Home, platform: M
     members.people["c6"]["email"] = "person99@example.com"
     assert bring_up(home, ads.open(home, "ads", "regulars"), members).is_finished
     assert platform.members == {f"c{i}" for i in range(4, 26)}
+
+
+VALUES = {
+    "email": st.one_of(st.none(), ADDRESSES, st.just("none"), st.lists(ADDRESSES, max_size=3)),
+    "phone": st.one_of(st.none(), PHONES, st.just("n/a"), st.lists(PHONES, max_size=2)),
+    "first_name": st.one_of(st.none(), st.text(max_size=5), st.just("小明")),
+    "last_name": st.one_of(st.none(), st.text(max_size=5), st.just("王")),
+    "gender": st.sampled_from([None, "female", "other"]),
+    "birth_date": st.sampled_from([None, "1990-02-09", "?", date(1987, 12, 1)]),
+    "city": st.sampled_from([None, "北京", "New York"]),
+    "region": st.sampled_from([None, "California", "广东"]),
+    "postal_code": st.sampled_from([None, "94035-1234", "100000", "SW1A 1AA", "-"]),
+    "country": st.sampled_from([None, "US", "GB", "cn", "Narnia"]),
+    "madid": st.sampled_from([None, "AECE52E7-03EE-455A-B3C4-E57283966239", "?"]),
+}
+
+
+@given(st.fixed_dictionaries({"customer_id": st.just("c1"), **VALUES}))
+def test_a_prepared_row_is_sent_as_the_row_itself_would_be(row: dict) -> None:
+    both = {"account_id": "1", "audience_id": "2", "region": "CN", "ad_user_data": "granted", "ad_personalization": "granted"}
+    for google in (DataManager(**both, terms_accepted=True), GoogleAds(**both)):
+        prepared = google.prepare(row)
+        assert (google.member(prepared) if prepared else None) == google.member(row)
+        assert prepared is None or google.prepare(json.loads(json.dumps(prepared))) == prepared
+        assert prepared is None or tuple(prepared) == google.columns
+    ours = CustomAudience(audience_id="2", region="CN", columns=meta.COLUMNS)
+    prepared = ours.prepare(row)
+    assert (ours.entries(prepared) if prepared else []) == ours.entries(row)
+    assert prepared is None or ours.prepare(json.loads(json.dumps(prepared))) == prepared
+    contact = {str(row[name]) for name in ("email", "phone", "first_name", "last_name", "birth_date") if row[name]}
+    assert prepared is None or not contact & {str(value) for value in prepared.values()}
+
+
+@pytest.mark.parametrize("kind", ["google", "meta"])
+def test_the_ledger_never_has_contact_data_that_are_sent_as_hashes(
+    home: Home, google: Google, platform: Meta, monkeypatch, kind: str
+) -> None:
+    monkeypatch.setattr(google_module, "DataManager", partial(DataManager, endpoint=google.server.url))
+    monkeypatch.setattr(meta, "CustomAudience", partial(CustomAudience, endpoint=platform.server.url))
+    destination = configured(home, GOOGLE_YAML if kind == "google" else META_YAML)["ads"].open(home, "ads", "regulars")
+    members = Members(*range(5))
+    members.people["c3"] |= {"email": "none", "phone": "n/a", "first_name": None}
+    for customer, row in members.people.items():
+        members.people[customer] = {column: row[column] for column in destination.columns}
+    with Ledger(home) as ledger:
+        target = ledger.target("regulars", "ads")
+        assert plan(ledger, target, destination, members).adds == 4
+        planned = "\n".join(ledger.connection.iterdump())
+        assert Sender(ledger, destination).send(target).accepted == 4
+        assert not PERSONAL.search(planned + "\n".join(ledger.connection.iterdump()))
+        assert email_hash(1) in planned  # the dump was looking at the rows
+
+
+def test_whom_nothing_identifies_is_a_letter_with_that_reason_until_something_does(
+    home: Home, platform: Meta, monkeypatch
+) -> None:
+    monkeypatch.setattr(meta, "CustomAudience", partial(CustomAudience, endpoint=platform.server.url))
+    destination = configured(home, META_YAML)["ads"].open(home, "ads", "regulars")
+    blank = {"email": "none", "phone": None, "first_name": None}
+
+    def letters() -> list[tuple[str, str, str]]:
+        with Ledger(home) as ledger:
+            return [(one.customer_id, one.operation, one.reason) for one in ledger.letters(ledger.target("regulars", "ads"))]
+
+    members = Members(1, 2, 3)
+    members.people["c2"] |= blank
+    bring_up(home, destination, members)
+    assert platform.members == {"c1", "c3"}
+    assert letters() == [("c2", "add", "no usable identifier")]
+    members = Members(1, 2, 3)
+    members.people["c1"] |= blank  # was there: what was sent is removed
+    bring_up(home, destination, members)
+    assert platform.members == {"c2", "c3"}
+    assert letters() == [("c1", "add", "no usable identifier")]
+    with Ledger(home) as ledger:
+        ledger.replay(ledger.target("regulars", "ads"))
+    bring_up(home, destination, members)
+    assert letters() == [("c1", "add", "no usable identifier")]
+    bring_up(home, destination, Members(1, 2, 3))
+    assert (platform.members, letters()) == ({"c1", "c2", "c3"}, [])
+
+
+def test_limited_data_use_is_told_with_each_addition(home: Home, platform: Meta, monkeypatch) -> None:
+    monkeypatch.setattr(meta, "CustomAudience", partial(CustomAudience, endpoint=platform.server.url))
+    destination = configured(home, META_YAML + "limited_data_use: true\n")["ads"].open(home, "ads", "regulars")
+    destination.send("add", [person(1)], "k")
+    payload = platform.calls[0][3]["payload"]
+    assert payload["schema"] == [*destination.keys, "DATA_PROCESSING_OPTIONS"]
+    assert payload["data"][0][-1] == ["LDU"]
+    destination.send("remove", [person(1)], "k")
+    assert platform.calls[1][3]["payload"]["schema"] == list(destination.keys)
+
+
+def test_only_what_shows_advertisements_is_advertising(home: Home) -> None:
+    assert configured(home, GOOGLE_YAML)["ads"].is_advertising
+    assert configured(home, META_YAML)["ads"].is_advertising
+    files = "kind: files\naudiences: regulars\ncolumns: [customer_id]\n"
+    assert not configured(home, files)["ads"].is_advertising
 
 
 @pytest.mark.parametrize(

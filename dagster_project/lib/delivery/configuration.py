@@ -55,6 +55,7 @@ class Configured(BaseModel):
     on_uncertain: Literal["resend", "hold"] = Field("hold", description="What to do where a batch may come twice.")
 
     shares_rows: ClassVar[bool] = False  # whether its audiences' rows lie in one place there
+    is_advertising: ClassVar[bool] = False  # whether it shows its audiences advertisements: restricted tags may not
 
     @field_validator("columns", mode="before")
     @classmethod
@@ -183,6 +184,7 @@ class AdvertisingConfigured(Configured):
     audiences: dict[str, str] = Field(min_length=1, description="The number of the platform's list, by audience.")
     key: tuple[()] = Field((), description="None: the platform knows no keys.")
     batch_size: int = Field(10_000, ge=1, le=10_000, description="Rows a request.")
+    is_advertising: ClassVar[bool] = True
 
     @field_validator("audiences", mode="before")
     @classmethod
@@ -245,6 +247,7 @@ class MetaConfigured(AdvertisingConfigured):
     token: FromEnvironment = FromEnvironment(env="META_ACCESS_TOKEN")
     version: str = Field("v25.0", pattern=r"^v[0-9]+\.[0-9]+$", description="Of the Marketing API; Meta ends some each year.")
     app_secret: FromEnvironment | None = Field(None, description="Where the app demands a proof of its secret.")
+    limited_data_use: bool = Field(False, description="Whether Meta is told to limit the use of data of some American states.")
     columns: dict[str, str] = Field(
         {
             name: name
@@ -266,6 +269,7 @@ class MetaConfigured(AdvertisingConfigured):
             columns=tuple(self.columns),
             token_env=self.token.env,
             app_secret_env=self.app_secret.env if self.app_secret else None,
+            limited_data_use=self.limited_data_use,
             version=self.version,
         )
         destination.batch_size = min(self.batch_size, destination.batch_size)

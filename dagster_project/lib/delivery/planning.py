@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from dagster_project.lib.delivery.destination import Destination, Row, keyed_by
+from dagster_project.lib.delivery.destination import NO_IDENTIFIER, Destination, Row, keyed_by
 from dagster_project.lib.delivery.ledger import OPERATIONS, Ledger, Plan, Target, connect, now
 from dagster_project.lib.errors import OnefoldError
 
@@ -159,7 +159,9 @@ class _Planner:
         self.may_be_empty = may_be_empty
         self.secret = ledger.home.key
         self.columns, self.keys = tuple(destination.columns), keyed_by(destination)
-        self.shape = hashlib.sha256(json.dumps([members.shape, self.columns, self.keys]).encode()).hexdigest()
+        self.prepare = getattr(destination, "prepare", None)
+        shape = [members.shape, self.columns, self.keys, self.prepare is not None]
+        self.shape = hashlib.sha256(json.dumps(shape).encode()).hexdigest()
         row = ledger.connection.execute(
             "select shape, position, version from delivery_targets where target = ?", (target.number,)
         ).fetchone()
@@ -184,6 +186,9 @@ class _Planner:
             "create temp table leaving (customer_id text, row_key blob, named text, primary key (customer_id, row_key))"
         )
         connection.execute("create index temp.leaving_by_key on leaving (row_key)")
+        # Whom nothing identifies there, with that reason; and who is to be sent no more, whose letters are moot.
+        connection.execute("drop table if exists temp.unsent")
+        connection.execute("create temp table unsent (customer_id text primary key, reason text)")
         # A connection that reads on could not begin to write once another process had written.
         with contextlib.closing(connect(self.ledger.home)) as reading:
             changed = None
@@ -243,6 +248,10 @@ class _Planner:
         leaving: list[tuple[str, bytes, str]] = []
         for customer_id, row, held in customers:
             row_key = None
+            if row is None and self.has_letters:
+                self._note_unsent(customer_id, None)
+            elif row is not None and self.prepare and (row := self.prepare(row)) is None:
+                self._note_unsent(customer_id, NO_IDENTIFIER)
             if row is not None:
                 sent = _canonical({name: row[name] for name in self.columns})
                 named = _canonical({name: row[name] for name in self.keys})
@@ -258,6 +267,9 @@ class _Planner:
                 self._leave(leaving)
                 leaving = []
         self._leave(leaving)
+
+    def _note_unsent(self, customer_id: str, reason: str | None) -> None:
+        self.ledger.connection.execute("insert into temp.unsent values (?, ?)", (customer_id, reason))
 
     def _leave(self, leaving: list[tuple[str, bytes, str]]) -> None:
         with self.ledger.transaction() as connection:
@@ -354,7 +366,16 @@ class _Planner:
                 "and (customer_id, row_key) in (select customer_id, row_key from temp.shared)",
                 (number,),
             )
-            connection.execute("delete from delivery_letters where target = ? and is_due", (number,))
+            connection.execute(
+                "delete from delivery_letters where target = ? and (is_due "
+                "or operation <> 'remove' and customer_id in (select customer_id from temp.unsent))",
+                (number,),
+            )
+            connection.execute(
+                "insert into delivery_letters select ?, customer_id, 'add', reason, null, 0, ?, '', ? "
+                "from temp.unsent where reason is not null",
+                (number, self.version - (not has_changed), now()),
+            )
             if has_changed:
                 connection.execute(
                     "update delivery_versions set status = 'open', adds = ?, updates = ?, removes = ? "
