@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from dagster_project.lib.delivery.destination import NO_IDENTIFIER, Destination, Row, keyed_by
-from dagster_project.lib.delivery.ledger import OPERATIONS, Ledger, Plan, Target, connect, now
+from dagster_project.lib.delivery.ledger import OPERATIONS, Batch, Ledger, Plan, Target, connect, now
 from dagster_project.lib.errors import OnefoldError
 
 _REMOVE, _UPDATE, _ADD = range(len(OPERATIONS))
@@ -108,17 +108,30 @@ def recheck(ledger: Ledger, target: Target, members: Members) -> int:
     """
     withheld = 0
     with ledger.turn(target):
+        together, count = [], 0  # asked for at once, as there may be very many small batches
         for batch in ledger.open_batches(target):
             if batch.operation == "remove" or batch.status == "uncertain":
                 continue
-            rows = ledger.rows_of(batch)
-            gone = {customer_id for customer_id, row in members.these([row.customer_id for row in rows]) if row is None}
-            if gone:
-                doubtful = replace(batch, is_uncertain=batch.is_uncertain or batch.status == "sending")
-                with ledger.transaction():
-                    ledger.withhold(doubtful, [(row, "is no longer to be sent") for row in rows if row.customer_id in gone])
-                withheld += len(gone)
+            together.append(batch)
+            count += batch.row_count
+            if count >= _CHUNK:
+                withheld += _withhold_gone(ledger, together, members)
+                together, count = [], 0
+        withheld += _withhold_gone(ledger, together, members)
     return withheld
+
+
+def _withhold_gone(ledger: Ledger, batches: list[Batch], members: Members) -> int:
+    sent = [(batch, ledger.rows_of(batch)) for batch in batches]
+    customers = [row.customer_id for _, rows in sent for row in rows]
+    gone = {customer_id for customer_id, row in members.these(customers) if row is None} if customers else set()
+    for batch, rows in sent:
+        theirs = [(row, "is no longer to be sent") for row in rows if row.customer_id in gone]
+        if theirs:
+            doubtful = replace(batch, is_uncertain=batch.is_uncertain or batch.status == "sending")
+            with ledger.transaction():
+                ledger.withhold(doubtful, theirs)
+    return len(gone)
 
 
 def _discard_unfinished_plans(ledger: Ledger, target: Target) -> None:

@@ -1,5 +1,6 @@
 """Sending: the batches of a planned version, in order, each recorded before and after it is sent."""
 
+import contextlib
 import json
 import logging
 import random
@@ -108,7 +109,7 @@ class Sender:
             report.version = plan.version
             self._recover(target)
             tried: Counter[str] = Counter()  # attempts of this run, by key
-            while report.stopped is None and (batch := self.ledger.next_batch(target, plan.version)):
+            while report.stopped is None and (batch := self.ledger.next_batch(target, plan.version, self.clock())):
                 self._attempt(batch, tried, report)
             report.uncertain = sum(1 for _ in self.ledger.open_batches(target, "uncertain"))
             if report.stopped is None and report.uncertain:
@@ -282,8 +283,10 @@ def send_all(home: Home, works: Sequence[Work], withhold: Withhold | None = None
         with Ledger(home) as ledger:
             for work in theirs:
                 try:
-                    sender = Sender(ledger, work.open(), work.on_uncertain, work.retries, pacer, withhold)
-                    reports.append(sender.send(ledger.target(work.audience, work.destination)))
+                    destination = work.open()
+                    with contextlib.closing(destination) if hasattr(destination, "close") else contextlib.nullcontext():
+                        sender = Sender(ledger, destination, work.on_uncertain, work.retries, pacer, withhold)
+                        reports.append(sender.send(ledger.target(work.audience, work.destination)))
                 except Exception as error:  # the others' turn comes, and the report says what it was
                     reason = str(error) if isinstance(error, OnefoldError) else f"{type(error).__name__}: {error}"
                     reports.append(Report(work.audience, work.destination, stopped=anonymous(reason)))
