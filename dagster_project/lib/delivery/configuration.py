@@ -18,6 +18,8 @@ from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
 from dagster_project.lib.settings import Settings
 
+_HERE = ("localhost", "127.0.0.1", "::1")  # this machine: what is sent to it need not be encrypted
+
 
 class FromEnvironment(BaseModel):
     """A secret, by the name of the environment variable that holds it."""
@@ -125,8 +127,7 @@ class WebhookConfigured(Configured):
     @classmethod
     def _contact_data_go_encrypted(cls, value: str) -> str:
         parts = urlsplit(value)
-        is_here = parts.hostname in ("localhost", "127.0.0.1", "::1")
-        if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and is_here)):
+        if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _HERE)):
             raise ValueError("is not an https:// address; http:// is for this machine only")
         if parts.password or parts.username:
             raise ValueError("has credentials in it; use `headers` with {env: NAME}")
@@ -276,9 +277,93 @@ class MetaConfigured(AdvertisingConfigured):
         return destination
 
 
+class FromFile(BaseModel):
+    """A text, by the name of a file beside the destination's own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str = Field(pattern=r"^[^/\\]+$")
+
+
+class SmtpConfigured(Configured):
+    """An e-mail to each member who is added."""
+
+    kind: Literal["smtp"]
+    host: str = Field(description="The mail server that takes messages.")
+    port: int | None = Field(None, ge=1, le=65535, description="By default 587, with `tls` 465, with `none` 25.")
+    security: Literal["starttls", "tls", "none"] = Field("starttls", description="`none` is for this machine only.")
+    username: FromEnvironment | None = None
+    password: FromEnvironment | None = None
+    sender: str = Field(alias="from", description="Such as Shop <news@example.com>.")
+    reply_to: str | None = None
+    bounces: str | None = Field(None, description="Address that undeliverable messages go back to; else that of `from`.")
+    to: str = Field("email", description="Column with the member's address.")
+    subject: str = Field(description="Template of the subject.")
+    text: str | FromFile | None = Field(None, description="Template of the plain text.")
+    html: str | FromFile | None = Field(None, description="Template of the HTML.")
+    unsubscribe: str | None = Field(None, description="Template of the URL that ends such messages, for List-Unsubscribe.")
+    batch_size: Literal[1] = Field(1, description="A message is a batch of its own.")
+
+    @model_validator(mode="after")
+    def _can_be_sent(self) -> "SmtpConfigured":
+        if self.security == "none" and self.host not in _HERE:
+            raise ValueError("security: none is for a mail server on this machine only; write starttls or tls")
+        if (self.username is None) != (self.password is None):
+            raise ValueError("username: a log-in needs both, username and password")
+        if self.to not in self.columns:
+            raise ValueError(f"to: '{self.to}' is none of the columns; there are {', '.join(self.columns)}")
+        if {self.columns[name] for name in self.key} != {"customer_id"}:
+            raise ValueError("key: has to be the customer, as one whose key changes would get a second message")
+        if not (self.text or self.html):
+            raise ValueError("text: a message needs a text, html, or both")
+        if self.unsubscribe and not re.match(r"https://|\{\{", self.unsubscribe):
+            raise ValueError("unsubscribe: has to be an https:// address")
+        self._letter(*("" if isinstance(given, FromFile) else given for given in (self.text, self.html)))
+        return self
+
+    def _letter(self, text: str | None, html: str | None) -> Any:
+        from dagster_project.lib.delivery.mail import Letter
+
+        return Letter(
+            columns=tuple(self.columns),
+            to=self.to,
+            sender=self.sender,
+            subject=self.subject,
+            text=text,
+            html=html,
+            reply_to=self.reply_to,
+            unsubscribe=self.unsubscribe,
+        )
+
+    def open(self, home: Home, name: str, audience: str) -> Destination:
+        from dagster_project.lib.delivery.mail import PORTS, Mail, Server
+
+        place = f"destination {name}"
+        login = (self.username.read(place), self.password.read(place)) if self.username and self.password else None
+        texts = []
+        for given in (self.text, self.html):
+            try:
+                is_file = isinstance(given, FromFile)
+                texts.append((home.path / "destinations" / given.file).read_text("utf-8") if is_file else given)
+            except OSError as error:
+                raise OnefoldError(f"{place}: {error.filename} cannot be read: {error.strerror}") from error
+        try:
+            letter = self._letter(*texts)
+        except ValueError as error:
+            raise OnefoldError(f"{place}: {error}") from error
+        server = Server(self.host, self.port or PORTS[self.security], self.security, login)
+        return Mail(server, letter, audience, tuple(self.columns), self.key, self.bounces)
+
+
 # A new kind of destination is one class here and one that sends.
 Kind = Annotated[
-    FilesConfigured | WebhookConfigured | PostgresConfigured | WarehouseConfigured | GoogleConfigured | MetaConfigured,
+    FilesConfigured
+    | WebhookConfigured
+    | PostgresConfigured
+    | WarehouseConfigured
+    | GoogleConfigured
+    | MetaConfigured
+    | SmtpConfigured,
     Field(discriminator="kind"),
 ]
 _ANY = TypeAdapter(Kind)
@@ -337,5 +422,5 @@ def _read(file: Path, audiences: Collection[str], columns: Collection[str]) -> C
 
 def _place(loc: tuple) -> str:
     """Where an error is, without the kind that pydantic puts before it."""
-    shown = ".".join(str(part) for part in loc[1:] if not str(part).endswith("Environment") and part != "str")
+    shown = ".".join(str(part) for part in loc[1:] if not str(part).endswith(("Environment", "FromFile")) and part != "str")
     return f"{shown}: " if shown else ""
