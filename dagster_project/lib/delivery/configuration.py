@@ -355,6 +355,32 @@ class SmtpConfigured(Configured):
         return Mail(server, letter, audience, tuple(self.columns), self.key, self.bounces)
 
 
+class AppriseConfigured(Configured):
+    """A message to a team that says how many entered and left."""
+
+    kind: Literal["apprise"]
+    url: FromEnvironment = Field(description="Apprise's URL of one service; it has the service's key in it.")
+    title: str | None = Field(None, description="Template of the title; by default the audience's name.")
+    message: str | None = Field(None, description="Template of the message; by default how many entered or left.")
+    columns: dict[str, str] = Field({"customer_id": "customer_id"}, min_length=1, description="That `rows` have in templates.")
+    batch_size: int = Field(100_000, ge=1, le=100_000, description="Customers a message counts.")
+    on_uncertain: Literal["resend", "hold"] = Field("resend", description="A number that is told twice does no harm.")
+
+    @model_validator(mode="after")
+    def _can_be_written(self) -> "AppriseConfigured":
+        from dagster_project.lib.delivery.chat import worded
+
+        worded(self.title or "", self.message or "")
+        return self
+
+    def open(self, home: Home, name: str, audience: str) -> Destination:
+        from dagster_project.lib.delivery.chat import MESSAGE, TITLE, Chat
+
+        url = self.url.read(f"destination {name}")
+        columns = tuple(self.columns)
+        return Chat(url, audience, columns, self.key, self.batch_size, self.title or TITLE, self.message or MESSAGE)
+
+
 # A new kind of destination is one class here and one that sends.
 Kind = Annotated[
     FilesConfigured
@@ -363,7 +389,8 @@ Kind = Annotated[
     | WarehouseConfigured
     | GoogleConfigured
     | MetaConfigured
-    | SmtpConfigured,
+    | SmtpConfigured
+    | AppriseConfigured,
     Field(discriminator="kind"),
 ]
 _ANY = TypeAdapter(Kind)
