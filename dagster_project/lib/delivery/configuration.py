@@ -39,6 +39,20 @@ class FromEnvironment(BaseModel):
         raise OnefoldError(f"{place}: the environment variable {self.env} is not set; set it where Onefold runs")
 
 
+def _check_url(value: str) -> None:
+    parts = urlsplit(value)
+    if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _HERE)):
+        raise ValueError("is not an https:// address; http:// is for this machine only")
+    if parts.password or parts.username:
+        raise ValueError("has credentials in it; use `headers` with {env: NAME}")
+
+
+def _check_headers(headers: dict[str, Any], remedy: str) -> None:
+    for name, given in headers.items():
+        if isinstance(given, str) and re.search(r"auth|key|token|secret|cookie|password", name, re.I):
+            raise ValueError(f"'{name}' looks like a secret; {remedy}")
+
+
 class Configured(BaseModel):
     """What every destination's file may say."""
 
@@ -126,19 +140,13 @@ class WebhookConfigured(Configured):
     @field_validator("url")
     @classmethod
     def _contact_data_go_encrypted(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _HERE)):
-            raise ValueError("is not an https:// address; http:// is for this machine only")
-        if parts.password or parts.username:
-            raise ValueError("has credentials in it; use `headers` with {env: NAME}")
+        _check_url(value)
         return value
 
     @field_validator("headers")
     @classmethod
     def _secrets_are_not_written_here(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for name, given in value.items():
-            if isinstance(given, str) and re.search(r"auth|key|token|secret|cookie|password", name, re.I):
-                raise ValueError(f"'{name}' looks like a secret; write {{env: NAME}} and set that environment variable")
+        _check_headers(value, "write {env: NAME} and set that environment variable")
         return value
 
     def open(self, home: Home, name: str, audience: str) -> Destination:
@@ -381,6 +389,60 @@ class AppriseConfigured(Configured):
         return Chat(url, audience, columns, self.key, self.batch_size, self.title or TITLE, self.message or MESSAGE)
 
 
+class DrtConfigured(Configured):
+    """A CRM, marketing or messaging tool, through drt-core."""
+
+    kind: Literal["drt"]
+    destination: dict[str, Any] = Field(description="The tool, in drt's own words: `type` and the keys of that type.")
+    membership: str | None = Field(
+        None, description="Field there that is true of members, false of who left; may have {audience}."
+    )
+    removes: Literal["ignore"] | None = Field(None, description="`ignore`: who leaves stays there as they are.")
+    semantics: Semantics | None = Field(None, description="Of a REST API: what a row that is sent twice does there.")
+    batch_size: int = Field(100, ge=1, le=1_000, description="Rows a batch; one where the tool appends.")
+
+    @model_validator(mode="after")
+    def _drt_understands(self) -> "DrtConfigured":
+        if self.destination.get("type") == "rest_api":
+            for key, check in (
+                ("url", _check_url),
+                ("headers", lambda given: _check_headers(given, "use `auth` with {env: NAME}")),
+            ):
+                try:
+                    check(self.destination.get(key) or ("" if key == "url" else {}))
+                except ValueError as error:
+                    raise ValueError(f"destination.{key}: {error}") from error
+        is_appending = {self._setting(audience).semantics for audience in self.audiences} == {"appends"}
+        if is_appending and self.membership:
+            raise ValueError("membership: nothing can be changed there that was sent; leave it out")
+        if not is_appending and not self.membership and not self.removes:
+            raise ValueError(
+                "membership: name a field that says who is a member, as drt deletes nobody who leaves; or write removes: ignore"
+            )
+        if self.membership in self.columns:
+            raise ValueError(f"membership: '{self.membership}' is one of the columns; give it a name of its own")
+        is_told_apart = not self.membership or "{audience}" in self.membership
+        if len(self.audiences) > 1 and not is_told_apart and "audience" not in {self.columns[name] for name in self.key}:
+            raise ValueError("membership: several audiences would share this field; put {audience} into its name")
+        return self
+
+    def _setting(self, audience: str) -> Any:
+        from dagster_project.lib.delivery.tool import setting
+
+        return setting(self.destination, self.semantics, self._membership(audience), self.key)
+
+    def _membership(self, audience: str) -> str | None:
+        return self.membership.replace("{audience}", audience) if self.membership else None
+
+    def open(self, home: Home, name: str, audience: str) -> Destination:
+        from dagster_project.lib.delivery.tool import Tool, unset
+
+        given = self._setting(audience)
+        if missing := unset(given.config):
+            raise OnefoldError(f"destination {name}: the environment variable {missing} is not set; set it where Onefold runs")
+        return Tool(given, tuple(self.columns), self.key, self.batch_size, self._membership(audience), self.rate)
+
+
 # A new kind of destination is one class here and one that sends.
 Kind = Annotated[
     FilesConfigured
@@ -390,7 +452,8 @@ Kind = Annotated[
     | GoogleConfigured
     | MetaConfigured
     | SmtpConfigured
-    | AppriseConfigured,
+    | AppriseConfigured
+    | DrtConfigured,
     Field(discriminator="kind"),
 ]
 _ANY = TypeAdapter(Kind)
