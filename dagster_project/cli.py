@@ -18,6 +18,7 @@ from rich.progress import Progress
 
 from dagster_project import terminal
 from dagster_project.cli_bench import bench
+from dagster_project.cli_delivery import new
 from dagster_project.cli_identity import explain, identity
 from dagster_project.lib import answers, progress
 from dagster_project.lib.contracts import ChannelContract, Mapping, load_channels
@@ -55,6 +56,7 @@ def main(context: click.Context, home: Path | None, verbose: bool) -> None:
 main.add_command(bench)
 main.add_command(explain)
 main.add_command(identity)
+main.add_command(new)
 
 
 @main.command()

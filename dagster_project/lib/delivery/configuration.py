@@ -59,7 +59,7 @@ class Configured(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     description: str = Field("", description="For people.")
-    audiences: tuple[str, ...] = Field(min_length=1, description="Names of the audiences that go there.")
+    audiences: tuple[str, ...] = Field(description="Names of the audiences that go there; none: nothing is sent.")
     columns: dict[str, str] = Field(
         min_length=1, description="column there: column of unified.customers, or audience. A list where the names are the same."
     )
@@ -67,7 +67,7 @@ class Configured(BaseModel):
     channel: str | None = Field(None, pattern=NAME, description="Channel that consent is asked for, where it is not the usual.")
     batch_size: int = Field(1_000, ge=1, le=100_000, description="Rows a request.")
     rate: float | None = Field(None, gt=0, description="Requests a second at most.")
-    retries: Retries = Field(default_factory=Retries)
+    retries: Retries = Field(default_factory=Retries, description="How often and how patiently a batch is tried.")
     on_uncertain: Literal["resend", "hold"] = Field("hold", description="What to do where a batch may come twice.")
 
     shares_rows: ClassVar[bool] = False  # whether its audiences' rows lie in one place there
@@ -190,7 +190,7 @@ class WarehouseConfigured(Configured):
 class AdvertisingConfigured(Configured):
     """A list of an advertising platform for each audience; what names a member there is all that was sent of them."""
 
-    audiences: dict[str, str] = Field(min_length=1, description="The number of the platform's list, by audience.")
+    audiences: dict[str, str] = Field(description="The number of the platform's list, by audience: {audience: 7712345678}.")
     key: tuple[()] = Field((), description="None: the platform knows no keys.")
     batch_size: int = Field(10_000, ge=1, le=10_000, description="Rows a request.")
     is_advertising: ClassVar[bool] = True
@@ -216,9 +216,13 @@ class GoogleConfigured(AdvertisingConfigured):
     )
     account: str = Field(pattern=r"^[0-9-]+$", description="Google Ads account that has the lists.")
     login_account: str | None = Field(None, pattern=r"^[0-9-]+$", description="Manager account of the credentials.")
-    ad_user_data: Literal["granted"] = Field(description="That members consent to Google having their data for advertising.")
-    ad_personalization: Literal["granted", "denied"] = Field(description="Whether they consent to personalised advertising.")
-    terms_accepted: Literal[True] = Field(description="That the company accepted Google's Customer Match policy.")
+    ad_user_data: Literal["granted"] = Field(description="That members consent to Google having their data; told to Google.")
+    ad_personalization: Literal["granted", "denied"] = Field(
+        description="Whether they consent to personalised advertising; told to Google."
+    )
+    terms_accepted: Literal[True] = Field(
+        description="That the company accepted Google's Customer Match policy; told to Google."
+    )
     credentials: FromEnvironment = FromEnvironment(env="GOOGLE_APPLICATION_CREDENTIALS")
     developer_token: FromEnvironment = FromEnvironment(env="GOOGLE_ADS_DEVELOPER_TOKEN")
     version: str = Field("v26", pattern=r"^v[0-9]+$", description="Of the Google Ads API; Google ends some each year.")
@@ -412,7 +416,7 @@ class DrtConfigured(Configured):
                     check(self.destination.get(key) or ("" if key == "url" else {}))
                 except ValueError as error:
                     raise ValueError(f"destination.{key}: {error}") from error
-        is_appending = {self._setting(audience).semantics for audience in self.audiences} == {"appends"}
+        is_appending = "appends" in [self._setting(audience).semantics for audience in self.audiences or ("audience",)]
         if is_appending and self.membership:
             raise ValueError("membership: nothing can be changed there that was sent; leave it out")
         if not is_appending and not self.membership and not self.removes:
