@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from conformance import Conforms, Place
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from hypothesis import given
@@ -1235,6 +1236,48 @@ def bring_up(home: Home, destination: object, members: Members) -> Report:
         target = ledger.target("regulars", "ads")
         plan(ledger, target, destination, members)
         return Sender(ledger, destination, retries=Retries(first_wait_seconds=1e-6), sleep=lambda _: None).send(target)
+
+
+class AdsPlace(Place):
+    """A list of a platform that knows members by the hash of their e-mail address."""
+
+    def __init__(self, platform: Google | Meta, opened: Callable[[], object]) -> None:
+        self.platform = platform
+        rows = [person(i, customer_id=name, phone=f"+8613800138{i:03}") for i, name in enumerate("abc")]
+        columns = opened().columns
+        self.rows = [{name: row[name] for name in columns} for row in rows]
+        self.open, self.leave = opened, platform.server.close
+        self.names = {name: email_hash(i) for i, name in enumerate("abc")}
+
+    def content(self) -> list[str]:
+        return [name for name, digest in self.names.items() if {name, digest} & self.platform.members]
+
+    def refuse(self, customer_id: str) -> None:
+        if isinstance(self.platform, Google):
+            self.platform.bad = {self.names[customer_id]: "INVALID_AUDIENCE_MEMBER"}
+        else:
+            self.platform.invalid, self.platform.samples = {customer_id}, [self.names[customer_id]]
+
+
+LIST = {"account_id": "123-456-7890", "audience_id": "77", **CONSENTED}
+
+
+class TestDataManager(Conforms):
+    @pytest.fixture
+    def place(self, google: Google) -> AdsPlace:
+        return AdsPlace(google, lambda: DataManager(**LIST, terms_accepted=True, endpoint=google.server.url))
+
+
+class TestGoogleAds(Conforms):
+    @pytest.fixture
+    def place(self, google: Google) -> AdsPlace:
+        return AdsPlace(google, lambda: GoogleAds(**LIST, login_account_id="999-999-9999", endpoint=google.server.url))
+
+
+class TestCustomAudience(Conforms):
+    @pytest.fixture
+    def place(self, platform: Meta) -> AdsPlace:
+        return AdsPlace(platform, lambda: CustomAudience(audience_id="2300", region="CN", endpoint=platform.server.url))
 
 
 @pytest.mark.parametrize("api", ["data_manager", "google_ads"])
