@@ -117,6 +117,15 @@ class Conforms:
         assert deliver(home, place.open(), place.rows[:1]).is_finished
         assert sorted(place.content()) == (["a"] if place.removes else ["a", "b", "c"])
 
+    def test_who_changed_is_there_once(self, home: Home, place: Place) -> None:
+        if len(place.rows[0]) == 1:
+            pytest.skip("this kind gets nothing that could change")
+        assert deliver(home, place.open(), place.rows).is_finished
+        column = list(place.rows[0])[-1]
+        changed = [{**place.rows[0], column: "another"}, *place.rows[1:]]
+        assert deliver(home, place.open(), changed).is_finished
+        assert sorted(place.content()) == ["a", "b", "c"]
+
     def test_who_is_refused_is_a_dead_letter_and_the_others_are_there(self, home: Home, place: Place) -> None:
         if place.refuse is None:
             pytest.skip("this kind takes whatever it is given")

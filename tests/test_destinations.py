@@ -362,7 +362,8 @@ class TestFiles(Conforms):
             there: list[str] = []
             for file in sorted((tmp_path / "out").iterdir()):
                 for row in map(json.loads, file.read_text().splitlines()):
-                    (there.remove if row["operation"] == "remove" else there.append)(row["customer_id"])
+                    changes = {"add": there.append, "remove": there.remove, "update": there.index}
+                    changes[row["operation"]](row["customer_id"])
             return there
 
         return Kept(lambda: Files(str(tmp_path / "out"), "jsonl", COLUMNS, KEY, 2), content)
@@ -407,7 +408,8 @@ class TestWebhook(Conforms):
                 assert key == body["key"]
                 for row in body["rows"]:
                     if row["customer_id"] not in refused:
-                        (there.remove if body["operation"] == "remove" else there.append)(row["customer_id"])
+                        changes = {"add": there.append, "remove": there.remove, "update": there.index}
+                        changes[body["operation"]](row["customer_id"])
             return there
 
         def leave() -> None:

@@ -254,6 +254,8 @@ def test_a_template_that_does_not_fit_one_member_is_that_member_s_letter(box: Bo
     destination = mail(start(), text="{{ first_name[0] }}")
     statuses = [destination.send("add", [row], "k").results[0].status for row in ROWS]
     assert statuses == ["accepted", "rejected", "accepted"]
+    numbers = mail(start(), text="{{ 1000 // (first_name | length) }}{{ '%d' | format(first_name) }}")
+    assert numbers.send("add", ROWS[:1], "k").results == [rejected("the message cannot be written (TypeError)")]
 
 
 def test_who_changes_or_leaves_is_sent_nothing(box: Box, start) -> None:

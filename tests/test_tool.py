@@ -215,12 +215,11 @@ class RestPlace(Place):
         return opened(self.home, f"{text}membership: member\n{COLUMNS}")
 
     def content(self) -> list[str]:
-        there: dict[str, bool] = {}
-        counts: list[str] = []
-        for body in self.known.values():
-            counts += [body["customer_id"]] if body["member"] else []
-            there[body["customer_id"]] = body["member"]
-        return [name for name in counts if there[name]]
+        there: list[dict] = []
+        for body in self.known.values():  # one request that came under two keys would be in it twice
+            same = [other for other in there if other["customer_id"] == body["customer_id"] and other != body]
+            there = [other for other in there if other not in same] + ([body] if body["member"] else [])
+        return [body["customer_id"] for body in there]
 
     def refuse(self, customer_id: str) -> None:
         self.invalid.add(customer_id)
@@ -240,7 +239,10 @@ def test_who_leaves_is_told_by_a_property_and_keeps_the_others(home: Home, far: 
     there.contacts["bo@example.com"] = {"email": "bo@example.com", "lifecyclestage": "customer"}
     assert deliver(home, opened(home, HUBSPOT), ROWS).accepted == 3
     assert there.contacts["bo@example.com"] == ROWS[1] | {"lifecyclestage": "customer", "in_regulars": "true"}
-    assert deliver(home, opened(home, HUBSPOT), ROWS[:1]).accepted == 2
+    changed = [{**ROWS[0], "firstname": "Anna"}, *ROWS[1:]]
+    assert deliver(home, opened(home, HUBSPOT), changed).accepted == 1
+    assert there.contacts["ann@example.com"] == changed[0] | {"in_regulars": "true"}
+    assert deliver(home, opened(home, HUBSPOT), changed[:1]).accepted == 2
     assert there.contacts["bo@example.com"] == ROWS[1] | {"lifecyclestage": "customer", "in_regulars": "false"}
 
 
@@ -353,6 +355,16 @@ def test_a_message_whose_answer_is_lost_is_not_repeated_behind_the_ledger_s_back
     with Ledger(home) as ledger:
         (doubtful,) = ledger.uncertain(ledger.target("regulars", "there"))
         assert doubtful.row_count == 1
+
+
+def test_several_rows_that_were_planned_for_another_kind_are_in_doubt_as_one(home: Home, far: Far) -> None:
+    crm = ChatPlace(home, far).open()
+    far.answers = [(200, {}, "ok"), (0, {}, {})]
+    with pytest.raises(Unavailable) as raised:
+        crm.send("add", ROWS, "k")
+    assert not raised.value.is_certain
+    far.answers = [(200, {}, "ok"), (429, {}, {})]
+    assert [result.status for result in crm.send("add", ROWS, "k").results] == ["accepted", "try again", "try again"]
 
 
 def test_wrong_secrets_are_nobody_s_dead_letter(home: Home, far: Far, monkeypatch) -> None:

@@ -84,6 +84,10 @@ class Server:
             raise Unavailable(f"no connection to {where} ({told})", is_certain=True) from None
 
 
+class Unwritable(ValueError):  # noqa: N818
+    """A member's message that cannot be sent, for a reason that quotes nothing of theirs."""
+
+
 class Letter:
     """What is written to a member.
 
@@ -123,13 +127,14 @@ class Letter:
         """The address, and the message as it goes through SMTP.
 
         Raises:
-            ValueError: the address is none; other exceptions of `wording.UNFIT`: a template cannot be filled.
+            Unwritable: there is no address, or `unsubscribe` gives none.
+            Exception: of `wording.UNFIT`: a template cannot be filled.
         """
         address = _address(row.get(self.to))
         values: dict[str, Any] = {**row, "audience": audience}
         url = self._unsubscribe(values).strip() if self._unsubscribe else None
         if url is not None and not re.fullmatch(r"[!-;=?-~]+", url):  # a header's: visible ASCII and no angle brackets
-            raise ValueError("unsubscribe is no URL")
+            raise Unwritable("unsubscribe is no URL")
         values["unsubscribe_url"] = url
         message = EmailMessage(policy=_SAFE if address.isascii() else _INTERNATIONAL)
         message["From"] = self.sender
@@ -209,9 +214,10 @@ class Mail:
     def _send(self, row: Row, message_id: str) -> Result:
         try:
             address, content = self._letter.written(row, self.audience, message_id)
-        except UNFIT as error:
-            words = str(error) if type(error) is ValueError else f"the message cannot be written ({type(error).__name__})"
-            return rejected(words)
+        except Unwritable as error:
+            return rejected(str(error))
+        except UNFIT as error:  # its text may quote a value
+            return rejected(f"the message cannot be written ({type(error).__name__})")
         is_kept = self._smtp is not None
         try:
             return self._hand_in(address, content)
@@ -310,7 +316,7 @@ def _address(given: object) -> str:
     """An address as SMTP takes it, the domain in ASCII.
 
     Raises:
-        ValueError: it is none.
+        Unwritable: it is none.
     """
     local, at, domain = str(given or "").strip().rpartition("@")
     try:
@@ -319,4 +325,4 @@ def _address(given: object) -> str:
             return f"{local}@{domain}"
     except ValueError:  # of which errors of encoding are some
         pass
-    raise ValueError(NO_IDENTIFIER)
+    raise Unwritable(NO_IDENTIFIER)

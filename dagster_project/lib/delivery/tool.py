@@ -157,7 +157,7 @@ class Tool:
             rejected(fault) if (fault := _unfit(self._config, record)) else None for record in records
         ]
         fit = [place for place, result in enumerate(results) if result is None]
-        at_once = 100 if self._config.type in _TOGETHER else _AT_ONCE
+        at_once = 1 if self.semantics == "appends" else 100 if self._config.type in _TOGETHER else _AT_ONCE
         # One row first: where nobody answers, it alone waits for that.
         for start, end in [(0, 1), *((start, start + at_once) for start in range(1, len(fit), at_once))]:
             places = fit[start:end]
@@ -166,7 +166,8 @@ class Tool:
                 results[place] = faults[number].result if number in faults else ACCEPTED
             last = faults.get(len(places) - 1)
             if last and last.is_general:
-                if ACCEPTED not in results:
+                is_doubtful = self.semantics == "appends" and not last.is_certain
+                if ACCEPTED not in results or is_doubtful:
                     raise last.error
                 rest = try_again(last.words)
                 return Outcome(None, [result or rest for result in results])
