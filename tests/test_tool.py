@@ -367,6 +367,37 @@ def test_several_rows_that_were_planned_for_another_kind_are_in_doubt_as_one(hom
     assert [result.status for result in crm.send("add", ROWS, "k").results] == ["accepted", "try again", "try again"]
 
 
+def test_a_row_that_the_tool_has_no_use_for_is_rejected_without_a_request(home: Home, far: Far) -> None:
+    text = f"kind: drt\ndestination: {{type: klaviyo}}\nmembership: regular\n{COLUMNS}"
+    rows = [{**row, "email": None} if row["customer_id"] in given else row for given in ("ab", "b", "c") for row in ROWS]
+    results = opened(home, text).send("add", rows, "k").results
+    assert results == [rejected("Row missing email field ….") if row["email"] is None else ACCEPTED for row in rows]
+    assert len(far.got) == 5
+    numbers = f"""
+kind: drt
+destination:
+  type: twilio
+  account_sid: {{env: HUBSPOT_TOKEN}}
+  auth_token: {{env: HUBSPOT_TOKEN}}
+  from_number: "+8613800138000"
+  to_template: "{{{{ row.email }}}}"
+  message_template: 你好
+{COLUMNS}"""
+    (result,) = opened(home, numbers).send("add", ROWS[:1], "k").results
+    assert result == rejected("Invalid to_number … (row 0). Must be E.164 format.")
+
+
+def test_one_that_is_away_is_asked_no_more_than_needed(home: Home, far: Far, monkeypatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    HubSpot(far)
+    crm = opened(home, HUBSPOT)
+    act, far.act = far.act, lambda *given: (0, {}) if len(far.got) > 3 else act(*given)
+    rows = [{**ROWS[0], "email": f"{number}@example.com"} for number in range(60)]
+    statuses = [result.status for result in crm.send("add", rows, "k").results]
+    assert statuses == ["accepted"] * 3 + ["try again"] * 57
+    assert len(far.got) <= 3 + 2 * 9  # drt's two attempts for what is left of the ten, and one row alone
+
+
 def test_wrong_secrets_are_nobody_s_dead_letter(home: Home, far: Far, monkeypatch) -> None:
     HubSpot(far)
     monkeypatch.setenv("HUBSPOT_TOKEN", "pat-old")

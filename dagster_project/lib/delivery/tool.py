@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
@@ -14,6 +14,7 @@ from drt.config.sync_options import SyncOptions
 from drt.connectors.registry import destination_config_class, get_destination
 from drt.templates.renderer import render_template
 from jinja2 import nodes
+from pydantic import PrivateAttr
 
 from dagster_project.lib.delivery.destination import (
     ACCEPTED,
@@ -138,10 +139,10 @@ class Tool:
         self._false, self._true = _TRUTH.get(given.config.type, (False, True)) if not has_template else (False, True)
         self._destination = get_destination(given.config)
         # A row whose fate is unknown is not sent again by drt where it would be there twice.
-        attempts = 1 if given.semantics == "appends" else 2
+        self._requests = _Requests(max_attempts=1 if given.semantics == "appends" else 2)
         self._options = SyncOptions(
             on_error="skip",
-            retry=RetryConfig(max_attempts=attempts),
+            retry=self._requests,
             rate_limit=RateLimitConfig(requests_per_second=rate or 10),
         )
 
@@ -177,6 +178,7 @@ class Tool:
         """What went wrong, by the place of the record."""
         if not records:
             return {}
+        begun = self._requests.begun
         try:
             answer = self._destination.load(records, self._config, self._options)
         except ValueError as error:  # drt's for what is not configured
@@ -188,13 +190,35 @@ class Tool:
         faults = {error.batch_index: _Fault(error.http_status, error.error_message) for error in answer.row_errors}
         if len(faults) != answer.failed or answer.success + answer.failed != len(records):
             raise Unavailable(f"drt answered for {answer.success + len(faults)} of {len(records)} rows")
-        if self._config.type in _TOGETHER and len(records) > 1:  # one at fault may have failed the others of its request
-            for place, fault in list(faults.items()):
-                if not fault.is_general:
-                    del faults[place]
-                    if alone := self._load([records[place]]):
-                        faults[place] = alone[0]
+        if len(records) == 1:
+            is_unsent = self._requests.begun == begun
+            return {place: replace(fault, is_of_row=is_unsent) for place, fault in faults.items()}
+        # Of several rows nobody knows whether one without an answer was sent at all, nor who failed a request of many.
+        for place, fault in sorted(faults.items()):
+            if fault.status is None or (self._config.type in _TOGETHER and not fault.is_general):
+                again = self._load([records[place]]).get(0)
+                faults.pop(place)
+                if again:
+                    faults[place] = again
+                    if again.is_general:
+                        break
         return faults
+
+
+class _Requests(RetryConfig):
+    """drt's settings of retries, which it reads at the beginning of each request; counts how many were begun."""
+
+    _begun: int = PrivateAttr(0)
+
+    @property
+    def begun(self) -> int:
+        """How many requests were begun."""
+        return self._begun
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "initial_backoff":
+            self._begun += 1
+        return super().__getattribute__(name)
 
 
 @dataclass(frozen=True)
@@ -203,10 +227,13 @@ class _Fault:
 
     status: int | None
     text: str
+    is_of_row: bool = False  # no request was made, as the row is not what the tool needs
 
     @property
     def words(self) -> str:
         """The status, and a code word of the tool's; not its text, which may quote what was sent."""
+        if self.is_of_row:
+            return re.sub(r"'[^']*'|\"[^\"]*\"", "…", self.text)[:100]
         if self.status is None:
             return "no answer"
         word = re.search(r'"(?:category|code|errorCode|error_code|error|type)"\s*:\s*"?([A-Za-z][\w.-]{2,60})"', self.text)
@@ -215,6 +242,8 @@ class _Fault:
     @property
     def is_general(self) -> bool:
         """Whether other rows would fare no better now."""
+        if self.is_of_row:
+            return False
         return self.status is None or self.status in (401, 403, 408, *_NOT_TAKEN) or self.status >= 500
 
     @property
