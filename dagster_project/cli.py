@@ -14,18 +14,18 @@ from typing import Any
 import click
 from rich.logging import RichHandler
 from rich.markup import escape
-from rich.progress import Progress
 
 from dagster_project import terminal
+from dagster_project.cli_activation import consent, deliver, delivery
 from dagster_project.cli_bench import bench
 from dagster_project.cli_delivery import new
 from dagster_project.cli_identity import explain, identity
-from dagster_project.lib import answers, progress
-from dagster_project.lib.contracts import ChannelContract, Mapping, load_channels
+from dagster_project.lib import answers
+from dagster_project.lib.contracts import Mapping, load_channels
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import PROJECT_ROOT, Home
 from dagster_project.lib.settings import Settings
-from dagster_project.terminal import Group, answer, as_json_option, bar, table
+from dagster_project.terminal import Group, answer, as_json_option, bar, run, run_quietly, table
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -54,6 +54,9 @@ def main(context: click.Context, home: Path | None, verbose: bool) -> None:
 
 
 main.add_command(bench)
+main.add_command(consent)
+main.add_command(deliver)
+main.add_command(delivery)
 main.add_command(explain)
 main.add_command(identity)
 main.add_command(new)
@@ -77,8 +80,10 @@ def demo(home: Home, people: int, days: int, seed: int, as_json: bool) -> None:
     else:
         _simulate(home, people, days, seed, datetime.now(UTC).date())
     ingested = _ingest(home, None)
-    _run(home, "refresh")
-    _run(home, "publish")
+    run(home, "refresh")
+    run(home, "publish")
+    if any((home.path / "destinations").glob("*.y*ml")):
+        run(home, "deliver")
     summary = answers.summary(home)
     answer(as_json, summary, *_summary(summary))
     if not ingested:
@@ -157,7 +162,7 @@ def refresh(home: Home, as_of: datetime | None, full: bool, as_json: bool) -> No
         tags["onefold/as_of"] = as_of.replace(tzinfo=UTC).isoformat()
     if full:
         tags["onefold/full_refresh"] = "true"
-    _run(home, "refresh", tags=tags)
+    run(home, "refresh", tags=tags)
     served = str(home.serving / "current" / "onefold.duckdb")
     answer(as_json, {"served": served}, f"served: {served}")
 
@@ -167,7 +172,7 @@ def refresh(home: Home, as_of: datetime | None, full: bool, as_json: bool) -> No
 @click.pass_obj
 def publish(home: Home, as_json: bool) -> None:
     """Publish what changed in the audiences since they were last published."""
-    _run(home, "publish")
+    run(home, "publish")
     content = answers.audiences(home)
     answer(as_json, content, table("Audiences", content))
 
@@ -304,7 +309,9 @@ def customer(home: Home, who: str, as_json: bool) -> None:
     """
     content = answers.customer(home, who)
     profile = [{"field": field, "value": value} for field, value in content["profile"].items() if value is not None]
-    parts = [table(part.title(), content[part]) for part in ("identifiers", "tags", "consents", "sessions", "events")]
+    parts = [
+        table(part.title(), content[part]) for part in ("identifiers", "tags", "consents", "permissions", "sessions", "events")
+    ]
     answer(as_json, content, table("Customer", profile), *parts)
 
 
@@ -567,8 +574,9 @@ def _without(row: dict[str, Any], key: str) -> dict[str, Any]:
 @as_json_option
 @click.pass_obj
 def check(home: Home, as_json: bool) -> None:
-    """Check settings, contracts, mappings, templates, suites and dbt models, also for Spark, without touching data."""
+    """Check settings, contracts, mappings, templates, suites, destinations and dbt models, also for Spark; touches no data."""
     from dagster_project.lib import dbt, metrics, portability, quality
+    from dagster_project.lib.delivery.deliver import destinations_of
     from dagster_project.lib.publish import audiences as exposed
     from dagster_project.lib.templates import check_templates
 
@@ -582,6 +590,7 @@ def check(home: Home, as_json: bool) -> None:
         "suites": len(quality.suites()),
         "metrics": metrics.require_described(home),
         "audiences": len(exposed(manifest)),
+        "destinations": len(destinations_of(home, manifest)),
         "statements for Spark": portability.require_portable(home),
     }
     if not counts["statements for Spark"]:
@@ -606,13 +615,16 @@ def dbt_command(home: Home, arguments: tuple[str, ...]) -> None:
 
 
 def _simulate(home: Home, people: int, days: int, seed: int, until: date) -> dict[str, int]:
-    from simulator import SETTINGS
+    from simulator import NEWSLETTER, SETTINGS
     from simulator import simulate as run_simulation
 
     home.prepare()
     settings = home.path / "onefold.yaml"
     if not settings.exists() and not home.warehouse.exists():
         settings.write_text(SETTINGS)
+        newsletter = home.path / "destinations" / "newsletter.yaml"
+        newsletter.parent.mkdir(exist_ok=True)
+        newsletter.write_text(NEWSLETTER)
     with bar() as shown:
         tasks: dict[str, Any] = {}
 
@@ -644,41 +656,11 @@ def _ingest(home: Home, names: tuple[str, ...] | None, again: dict[str, Any] | N
         task = shown.add_task("ingesting", total=len(names or channels))
         for name in names or channels:
             tags = {"onefold/again": json.dumps(again[name])} if again else None
-            broken += _run_quietly(home, "ingest", shown, name, channel=channels[name], tags=tags)
+            broken += run_quietly(home, "ingest", shown, name, channel=channels[name], tags=tags)
             shown.advance(task)
     for problem in broken:
         terminal.problems.print(f"[red]{problem}[/red]", highlight=False)
     return not broken
-
-
-def _run(home: Home, job: str, tags: dict[str, str] | None = None) -> None:
-    with bar() as shown:
-        broken = _run_quietly(home, job, shown, {"refresh": "refreshing", "publish": "publishing"}[job], tags=tags)
-    if broken:
-        raise OnefoldError("\n".join(broken))
-
-
-def _run_quietly(
-    home: Home,
-    job: str,
-    shown: Progress,
-    label: str,
-    channel: ChannelContract | None = None,
-    tags: dict[str, str] | None = None,
-) -> list[str]:
-    task = shown.add_task(label, total=None)
-
-    def show(what: str, done: int, total: int) -> None:
-        shown.update(task, description=f"{label} · {what}"[:60], completed=done, total=total)
-
-    from dagster_project.jobs import problems, run_job, warnings
-
-    with progress.listening(show):
-        result = run_job(home, job, channel=channel, tags=tags)
-    shown.remove_task(task)
-    for warning in warnings(result):
-        terminal.problems.print(f"[yellow]{escape(warning)}[/yellow]", highlight=False)
-    return problems(result)
 
 
 def _summary(content: dict[str, Any]) -> list[Any]:
@@ -689,6 +671,9 @@ def _summary(content: dict[str, Any]) -> list[Any]:
         "customers": "Customers",
         "tags": "Tags",
         "audiences": "Audiences",
+        "deliveries": "Deliveries",
     }
     tables: list[Any] = [table(title, content[part]) for part, title in titles.items() if content.get(part)]
+    if purposes := content["legitimate_interest"]:
+        tables.append(f"Legitimate interest (onefold.yaml): who said nothing may be contacted for {', '.join(purposes)}")
     return [*tables, *content.get("next", [])]

@@ -162,5 +162,24 @@ def bench_live(home: Home, events: int, files: int, settle: float, as_json: bool
     answer(as_json, content, table("Seconds from file to ledger", whole), table("by part", [content["parts"]]))
 
 
+@bench.command("deliver")
+@click.option("--members", default=100_000, show_default=True, help="Of the audience that is sent whole.")
+@click.option("--few", default=10_000, show_default=True, help="Members of the small audience in which a hundred change.")
+@click.option("--many", default=1_000_000, show_default=True, help="Members of the large one.")
+@as_json_option
+@click.pass_obj
+def bench_deliver(home: Home, members: int, few: int, many: int, as_json: bool) -> None:
+    """Members to a webhook on this machine, beside a bare client with the same bodies; then a hundred changes among many.
+
+    Example: onefold bench deliver --members 20000 --few 1000 --many 100000
+    """
+    from bench import deliver as benchmark
+
+    content = benchmark.run(_bench_folder(home), members, few, many, _tell)
+    whole = {name: content[name] for name in ("plan", "send", "bare", "send_to_bare", "members_per_second", "grown_mib")}
+    shown = [{**row, "to_few": round(row["seconds"] / content["changes"][0]["seconds"], 2)} for row in content["changes"]]
+    answer(as_json, content, table(f"{members:,} members", [whole]), table("A hundred changes", shown))
+
+
 def _tell(what: str) -> None:
     terminal.problems.print(what)

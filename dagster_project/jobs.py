@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from dagster_project.lib.live import Pass
 
-PART_TAG = "onefold/part"  # ingest, refresh, publish: runs of our jobs
+PART_TAG = "onefold/part"  # ingest, refresh, publish, deliver: runs of our jobs
 _BEGINNING = 60  # seconds in which a run that Dagster launched comes to its first step
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -25,7 +25,7 @@ _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 def run_job(
     home: Home, name: str, *, channel: ChannelContract | None = None, tags: dict[str, str] | None = None
 ) -> "dg.ExecuteInProcessResult":
-    """Run one of the jobs ingest, refresh and publish to its end; a step that failed is in the result.
+    """Run one of the jobs ingest, refresh, publish and deliver to its end; a step that failed is in the result.
 
     Args:
         channel: for ingest, the one channel to load.
@@ -48,7 +48,7 @@ def run_job(
         tags = {**(tags or {}), "onefold/channel": channel.channel}
     run_id = make_new_run_id()
     with contextlib.ExitStack() as stack:
-        if name != "ingest":  # which waits for single writes only
+        if name in ("refresh", "publish"):  # the others wait for single writes only
             stack.enter_context(home.turn(name))
         instance = stack.enter_context(dg.DagsterInstance.get())
         report_vanished(home, instance)

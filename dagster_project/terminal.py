@@ -8,10 +8,14 @@ from typing import Any
 import click
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from dagster_project.lib import progress
+from dagster_project.lib.contracts import ChannelContract
 from dagster_project.lib.errors import OnefoldError, told, with_remedy
+from dagster_project.lib.home import Home
 
 # Two streams, so that answers and --json stay clean; a wide table where the output is a file.
 problems = Console(stderr=True)
@@ -58,6 +62,44 @@ def bar() -> Progress:
         console=problems,
         transient=True,
     )
+
+
+def run(home: Home, job: str, tags: dict[str, str] | None = None) -> None:
+    """Run one of the jobs to its end behind a progress bar.
+
+    Raises:
+        OnefoldError: why it failed, a line for each failed step or check.
+    """
+    labels = {"refresh": "refreshing", "publish": "publishing", "deliver": "delivering"}
+    with bar() as shown:
+        broken = run_quietly(home, job, shown, labels[job], tags=tags)
+    if broken:
+        raise OnefoldError("\n".join(broken))
+
+
+def run_quietly(
+    home: Home,
+    job: str,
+    shown: Progress,
+    label: str,
+    channel: ChannelContract | None = None,
+    tags: dict[str, str] | None = None,
+) -> list[str]:
+    """Run a job as one task of a progress bar; returns why it failed, if it did, and shows what its checks warn of."""
+    task = shown.add_task(label, total=None)
+
+    def show(what: str, done: int, total: int) -> None:
+        shown.update(task, description=f"{label} · {what}"[:60], completed=done, total=total)
+
+    from dagster_project.jobs import problems as problems_of
+    from dagster_project.jobs import run_job, warnings
+
+    with progress.listening(show):
+        result = run_job(home, job, channel=channel, tags=tags)
+    shown.remove_task(task)
+    for warning in warnings(result):
+        problems.print(f"[yellow]{escape(warning)}[/yellow]", highlight=False)
+    return problems_of(result)
 
 
 def table(title: str, rows: list[dict[str, Any]]) -> Table:

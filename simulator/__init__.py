@@ -22,9 +22,15 @@ from simulator.service import answer_surveys, speak_in_public, talk_to_adviser
 from simulator.vocabulary import OFFICE_NETWORK
 from simulator.world import World, build_world, write_reference
 
-__all__ = ["SETTINGS", "Noise", "Simulation", "simulate"]
+__all__ = ["NEWSLETTER", "SETTINGS", "Noise", "Simulation", "simulate"]
 
 # What the sample company has to say of itself in its onefold.yaml.
+NEWSLETTER = """description: Files for the newsletter tool
+kind: files
+audiences: [lapsed_buyers, high_value_customers]
+columns: {address: email, first_name: first_name, customer: customer_id}
+key: customer
+"""  # a destination: destinations/newsletter.yaml
 SETTINGS = f"staff_traffic:\n  ip_ranges: [{OFFICE_NETWORK}]  # the office\n"
 
 PEOPLE_COLUMNS = (

@@ -83,6 +83,7 @@ _TAKEN_BACK = {  # conditions of the rows that count now
     "identity.nodes": "record_count > 0",
     "identity.records": "identifier_type is not null",
     "unified.customer_attributes": "value is not null",
+    "unified.consent_statements": "status is not null",
     "quality.record_identifiers": "is_current",
     "analytics.sentiments": "text_id in (select md5(text) from unified.customer_events)",
     "analytics.service_contacts": "kind is not null",

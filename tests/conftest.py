@@ -1,12 +1,14 @@
 """What the tests share: a home of their own, a fixed key, files landed in it."""
 
 import gzip
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import duckdb
 import pytest
 from hypothesis import settings
+from receiver import Receiver
 
 from dagster_project.lib.home import Home
 
@@ -53,6 +55,19 @@ def sample_company(new_home: Callable[[], Home]) -> Home:
         patch.setenv("ONEFOLD_HOME", str(home.path))
         build_company(home)
     return home
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A running loopback HTTP server."""
+    receiver = Receiver()
+    thread = threading.Thread(target=receiver.server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield receiver
+    if receiver.server.fileno() != -1:  # a test may have ended it
+        receiver.server.shutdown()
+        receiver.server.server_close()
+    thread.join()
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
+import duckdb
 import pytest
 from conformance import Conforms, Place
 from cryptography.hazmat.primitives import serialization
@@ -34,6 +35,7 @@ from dagster_project.lib.delivery.planning import plan
 from dagster_project.lib.delivery.sending import Report, Retries, Sender
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
+from dagster_project.lib.statements import NewRefusals, Statement, state
 
 SHA = re.compile(r"[0-9a-f]{64}")
 
@@ -1357,6 +1359,39 @@ def test_the_ledger_never_has_contact_data_that_are_sent_as_hashes(
         assert Sender(ledger, destination).send(target).accepted == 4
         assert not PERSONAL.search(planned + "\n".join(ledger.connection.iterdump()))
         assert email_hash(1) in planned  # the dump was looking at the rows
+
+
+def test_who_refuses_after_the_plan_is_known_by_an_address_that_the_row_does_not_show(
+    home: Home, platform: Meta, monkeypatch
+) -> None:
+    monkeypatch.setattr(meta, "CustomAudience", partial(CustomAudience, endpoint=platform.server.url))
+    ads = configured(home, META_YAML)["ads"]
+    destination, members = ads.open(home, "ads", "regulars"), Members(1, 2, 3)
+    members.columns = ads.columns
+    for customer, row in members.people.items():
+        members.people[customer] = {column: row[column] for column in destination.columns}
+    with duckdb.connect() as warehouse, Ledger(home) as ledger:
+        warehouse.execute("create schema reference")
+        warehouse.execute("create schema unified")
+        warehouse.execute(
+            "create table reference.contact_channels as select * from (values ('email', 'email', true), "
+            "('phone', 'sms', true)) as t(identifier_type, channel, is_usual)"
+        )
+        warehouse.execute(
+            "create table unified.customer_identifiers (customer_id text, identifier_token text, valid_to timestamp)"
+        )
+        refusals = NewRefusals(home, warehouse)
+        target = ledger.target("regulars", "ads")
+        plan(ledger, target, destination, members)
+        said = datetime.now(UTC)
+        for kind, value, channel in (("email", "Person1@example.com", "any"), ("phone", "+86 138 0000 0002", "ads")):
+            state(home, Statement(kind, value, "marketing", channel, "withdrawn", said, "on the phone"))
+        withhold = refusals.of("marketing", ads.columns, "ads")
+        report = Sender(ledger, destination, withhold=withhold).send(target)
+    assert (report.accepted, report.withheld) == (1, 2)
+    assert platform.members == {"c3"}
+    ((_, _, _, body),) = platform.calls
+    assert "_tokens" not in json.dumps(body)
 
 
 def test_whom_nothing_identifies_is_a_letter_with_that_reason_until_something_does(

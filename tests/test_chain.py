@@ -296,14 +296,14 @@ def test_published_files_replay_to_the_memberships(company: Home) -> None:
         assert members == {customer for (customer,) in held}
 
 
-def test_all_six_audiences_have_members_and_only_consenting_ones(company: Home) -> None:
+def test_all_six_audiences_have_members_and_only_those_who_may_be_contacted(company: Home) -> None:
     sizes = dict(_rows(company, "select audience, count(*) from audiences.memberships where left_at is null group by 1"))
     assert len(sizes) == 6 and min(sizes.values()) > 0
     without = _rows(
         company,
         """
         select count(*) from audiences.memberships where left_at is null and customer_id not in (
-            select customer_id from unified.consents where purpose = 'marketing' and status = 'granted')
+            select customer_id from unified.contact_permissions where purpose = 'marketing' and is_allowed)
         """,
     )
     assert without == [(0,)]
@@ -317,8 +317,8 @@ def test_memberships_move_by_differences(copy: Home) -> None:
         copy,
         """
         select (select min(customer_id) from audiences.memberships where audience = 'category_fans' and left_at is null),
-            (select min(customer_id) from unified.consents
-             where purpose = 'marketing' and status = 'granted' and customer_id not in (
+            (select min(customer_id) from unified.contact_permissions
+             where purpose = 'marketing' and is_allowed and customer_id not in (
                 select customer_id from audiences.category_fans))
         """,
     )
@@ -437,9 +437,8 @@ def test_a_dropped_file_reaches_published_audiences_by_itself(copy: Home) -> Non
         """
         select customer_id, identifier_value from identity.assignments
         where identifier_type = 'user_id' and customer_id in (
-            select customer_id from unified.consents where purpose = 'marketing' and status = 'granted' and channel <> 'any')
+            select customer_id from unified.contact_permissions where purpose = 'marketing' and is_allowed)
             and customer_id not in (select customer_id from audiences.searched_not_bought)
-            and customer_id not in (select customer_id from unified.consents where channel = 'any' and status <> 'granted')
         order by 2 limit 1
         """,
     )

@@ -56,7 +56,7 @@ ALLOWED = {
     "chat/messages direction": "in out",
     "chat/messages status": "open waiting closed",
     "chat/conversations status": "open waiting closed",
-    "crm/consents status": "granted denied withdrawn",
+    "crm/consents status": "granted denied withdrawn suppressed released",
     "pos/receipts kind": "sale refund",
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 import duckdb
 import pytest
 import yaml
+from judging import judge_permissions
 
 from dagster_project.lib import dbt
 from dagster_project.lib.audiences import form, project, sql
@@ -61,9 +62,6 @@ def company() -> duckdb.DuckDBPyConnection:
             last_order_at timestamp, is_over_merge_suspect boolean);
         create table unified.customer_events (customer_id varchar, event_name varchar, occurred_at timestamp, channel varchar,
             product_id varchar, amount_base decimal(18, 4), traffic varchar);
-        create table unified.consents (customer_id varchar, purpose varchar, channel varchar, status varchar, as_of timestamp);
-        create table unified.customer_identifiers (customer_id varchar, identifier_type varchar, identifier_value varchar,
-            valid_to timestamp);
         create table tags.customer_tags (customer_id varchar, tag varchar, value varchar, number_value double,
             confidence double);
         create table tags.history (customer_id varchar, tag varchar, value varchar, previous_value varchar,
@@ -75,6 +73,7 @@ def company() -> duckdb.DuckDBPyConnection:
         create table serving.version as select timestamp '2026-01-31' as as_of;
         """
     )
+    judge_permissions(connection, VARIABLES["as_of"])
     return connection
 
 
@@ -304,15 +303,37 @@ def test_a_city_is_found_in_either_script_and_however_it_is_spelled(company: duc
 def test_consent_is_the_latest_statement_and_a_denial_of_equal_time_wins(
     company: duckdb.DuckDBPyConnection, known: Known
 ) -> None:
-    people(company, "email", "any", "taken back", "given again", "tie", "own denial", "only sms", "silent")
+    accounts = (
+        "email",
+        "any",
+        "taken back",
+        "given again",
+        "tie",
+        "own denial",
+        "only sms",
+        "silent",
+        "unsubscribed",
+        "two mails",
+    )
+    people(company, *accounts)
+    fill(
+        company,
+        "unified.customer_identifiers",
+        [
+            *({"customer_id": who, "identifier_type": "user_id", "identifier_value": who} for who in accounts),
+            {"customer_id": "unsubscribed", "identifier_type": "email", "identifier_value": "a@mail.cn"},
+            {"customer_id": "two mails", "identifier_type": "email", "identifier_value": "b@mail.cn"},
+            {"customer_id": "two mails", "identifier_type": "email", "identifier_value": "c@mail.cn"},
+        ],
+    )
 
-    def said(who: str, channel: str, status: str, days: float) -> dict[str, Any]:
-        row = {"customer_id": who, "purpose": "marketing", "channel": channel, "status": status}
-        return row | {"as_of": days_ago(days)}
+    def said(who: str, channel: str, status: str, days: float, by: str = "user_id") -> dict[str, Any]:
+        row = {"identifier_type": by, "identifier_value": who, "channel": channel, "status": status}
+        return row | {"occurred_at": days_ago(days)}
 
     fill(
         company,
-        "unified.consents",
+        "unified.consent_statements",
         [
             said("email", "email", "granted", 5),
             said("any", "any", "granted", 5),
@@ -326,11 +347,58 @@ def test_consent_is_the_latest_statement_and_a_denial_of_equal_time_wins(
             said("own denial", "email", "denied", 4),
             said("only sms", "sms", "granted", 5),
             said("silent", "any", "granted", 5) | {"purpose": "analytics"},
+            said("unsubscribed", "any", "granted", 4),
+            said("a@mail.cn", "email", "withdrawn", 5, by="email"),
+            said("two mails", "any", "granted", 4),
+            said("b@mail.cn", "any", "denied", 5, by="email"),
         ],
     )
-    assert members(company, known, "consent: {purpose: marketing, channel: email}") == {"email", "any", "given again"}
-    some = {"email", "any", "given again", "own denial", "only sms"}
+    on_email = {"email", "any", "given again", "two mails"}
+    assert members(company, known, "consent: {purpose: marketing, channel: email}") == on_email
+    some = {"email", "any", "given again", "own denial", "only sms", "unsubscribed", "two mails"}
     assert members(company, known, "consent: {purpose: marketing}") == some
+
+
+def test_of_legitimate_interest_is_everybody_who_did_not_object(company: duckdb.DuckDBPyConnection, known: Known) -> None:
+    names = ("silent", "objects", "objects to all", "to mail", "mail objects", "one of two mails", "service all the same")
+    people(company, *names)
+    for who in names:
+        fill(
+            company,
+            "unified.customer_identifiers",
+            [{"customer_id": who, "identifier_type": "user_id", "identifier_value": who}],
+        )
+        if "mail" in who:
+            mail = {"customer_id": who, "identifier_type": "email", "identifier_value": f"{who}@mail.cn"}
+            fill(company, "unified.customer_identifiers", [mail])
+    second = {"customer_id": "one of two mails", "identifier_type": "email", "identifier_value": "second@mail.cn"}
+    fill(company, "unified.customer_identifiers", [second])
+    denied = {"purpose": "service", "status": "denied", "occurred_at": days_ago(5)}
+    fill(
+        company,
+        "unified.consent_statements",
+        [
+            denied | {"identifier_type": "user_id", "identifier_value": "objects"},
+            denied | {"identifier_type": "user_id", "identifier_value": "objects to all", "purpose": "any"},
+            denied | {"identifier_type": "user_id", "identifier_value": "to mail", "channel": "email"},
+            denied | {"identifier_type": "email", "identifier_value": "mail objects@mail.cn"},
+            denied | {"identifier_type": "email", "identifier_value": "one of two mails@mail.cn"},
+            denied | {"identifier_type": "user_id", "identifier_value": "service all the same", "purpose": "any"},
+            {
+                "identifier_type": "user_id", "identifier_value": "service all the same",
+                "purpose": "service", "status": "granted", "occurred_at": days_ago(4),
+            },
+        ],
+    )  # fmt: skip
+    variables = VARIABLES | {"legitimate_interest": ["service"]}
+
+    def allowing(**leaf: str) -> set[str]:
+        asked = Asker(company, dbt.PROJECT, known, {"a": declared({"consent": leaf})}, variables)
+        return {row[0] for row in company.execute(asked.query("a")).fetchall()}
+
+    assert allowing(purpose="service") == set(names) - {"objects", "objects to all"}
+    assert allowing(purpose="service", channel="email") == {"silent", "one of two mails", "service all the same"}
+    assert allowing(purpose="marketing") == set()
 
 
 def test_random_rules_select_whom_plain_python_selects(company: duckdb.DuckDBPyConnection, known: Known) -> None:
@@ -827,11 +895,15 @@ def test_a_preview_counts_reaches_and_compares(company: duckdb.DuckDBPyConnectio
     fill(company, "audiences.memberships", [{"audience": "other", "customer_id": n} for n in ("0", "2", "3")])
     fill(company, "audiences.memberships", [{"audience": "other", "customer_id": "4", "left_at": NOW}])
     fill(company, "audiences.memberships", [{"audience": "a", "customer_id": "4"}])
-    mail = {"identifier_type": "email", "identifier_value": "x"}
-    fill(company, "unified.customer_identifiers", [mail | {"customer_id": n} for n in ("0", "2", "3")])
-    fill(company, "unified.customer_identifiers", [mail | {"customer_id": "4", "valid_to": NOW}])  # somebody else's now
-    granted = {"purpose": "marketing", "channel": "email", "status": "granted", "as_of": NOW}
-    fill(company, "unified.consents", [granted | {"customer_id": n} for n in ("0", "2", "4")])
+    for n in ("0", "2", "3", "4"):
+        account = {"customer_id": n, "identifier_type": "user_id", "identifier_value": n}
+        mail = {"customer_id": n, "identifier_type": "email", "identifier_value": f"{n}@mail.cn"}
+        sold = {"valid_to": NOW} if n == "4" else {}  # somebody else's now
+        fill(company, "unified.customer_identifiers", [account, mail | sold])
+        granted = {"identifier_type": "user_id", "identifier_value": n, "status": "granted", "occurred_at": NOW}
+        fill(company, "unified.consent_statements", [granted | {"channel": "email"}])
+    denied = {"identifier_type": "email", "identifier_value": "3@mail.cn", "status": "denied", "occurred_at": days_ago(9)}
+    fill(company, "unified.consent_statements", [denied])
     tag = {"tag": "lifecycle", "value": "new"}
     fill(company, "tags.customer_tags", [tag | {"customer_id": n} for n in ("0", "2", "3", "visitor")])
     forms = {"a": declared("all: [{trait: {name: order_count, at_least: 2}}, {trait: {name: order_count, at_most: 7}}]")}
@@ -841,6 +913,7 @@ def test_a_preview_counts_reaches_and_compares(company: duckdb.DuckDBPyConnectio
     reach = {row.pop("channel"): row for row in found.reach}
     assert reach["email"] == {"with_identifier": 2, "allowing": 2, "reachable": 1}
     assert reach["sms"] == {"with_identifier": 0, "allowing": 0, "reachable": 0}
+    assert list(reach) == ["email", "mini_program", "push", "sms", "wecom", "ads", "call"]
     assert found.overlap == [{"audience": "other", "its_members": 3, "in_both": 2, "share_of_this": 0.6667}]
     assert found.values == [{"tag": "lifecycle", "value": "new", "members": 2, "share": 0.6667, "share_of_all": 0.6}]
     assert len(found.examples) == 2 and {row["customer_id"] for row in found.examples} < {"2", "3", "4"}

@@ -700,7 +700,9 @@ def test_a_version_that_is_given_up_is_planned_anew_and_what_may_be_there_is_rem
 
 def test_who_takes_consent_back_before_sending_is_not_sent(home):
     far, town = Scripted(), first_town()
-    report = run(home, far, town, withhold=lambda customers: {c: "consent withdrawn" for c in customers if c in "be"})
+    report = run(
+        home, far, town, withhold=lambda rows: {row.customer_id: "consent withdrawn" for row in rows if row.customer_id in "be"}
+    )
     assert names(far.asked) == [("add", ["a"]), ("add", ["c", "d"])]
     assert (report.withheld, report.accepted, report.is_finished) == (2, 3, True)
     assert letters(home) == [("b", "add", "consent withdrawn"), ("e", "add", "consent withdrawn")]
@@ -711,7 +713,7 @@ def test_who_takes_consent_back_before_sending_is_not_sent(home):
 def test_who_takes_consent_back_after_an_attempt_without_answer_is_removed(home):
     far, town = Scripted(Unavailable("timed out")), first_town()
     run(home, far, town, retries=Retries(attempts=1))
-    run(home, far, town, withhold=lambda customers: {"a": "consent withdrawn"})
+    run(home, far, town, withhold=lambda rows: {"a": "consent withdrawn"})
     run(home, far, town.set(a=None))
     assert names(far.asked)[-1] == ("remove", ["a"])
 
@@ -740,6 +742,25 @@ def test_the_log_has_request_ids_and_no_personal_data(home):
         ("answered", "r4", 1, 0, None),
     ]
     assert letters(home) == [("b", "add", "… is no address")]
+
+
+def test_old_requests_and_answered_batches_are_dropped_and_the_open_ones_stay(home):
+    far, town = Scripted(), first_town()
+    run(home, far, town)
+    far = Scripted(Unavailable("down", is_certain=True))
+    run(home, far, town.set(a=None), retries=Retries(attempts=1))
+    with Ledger(home) as ledger:
+        target = ledger.target("regulars", "far")
+        ledger.trim(days=1)
+        assert len(ledger.log_of(target)) == 4 and len(ledger.versions(target)) == 2
+        ledger.trim(days=-1)
+        assert ledger.log_of(target) == []
+        assert [(v["version"], v["status"], v["accepted"]) for v in ledger.versions(target)] == [
+            (1, "finished", 0),
+            (2, "open", 0),
+        ]
+        assert ledger.next_batch(target, 2, moment=0).operation == "remove"
+        assert ledger.is_left_over()
 
 
 def test_requests_keep_to_the_rate(home):

@@ -6,17 +6,17 @@ import json
 import shutil
 import socket
 import subprocess
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
 import fsspec
 import pytest
 from conformance import Conforms, Place
+from judging import judge_permissions
 
 from dagster_project.lib.delivery.configuration import load_destinations, works
-from dagster_project.lib.delivery.deliver import deliver
+from dagster_project.lib.delivery.deliver import Delivery
 from dagster_project.lib.delivery.destination import Refused, Unavailable
 from dagster_project.lib.delivery.files import Files
 from dagster_project.lib.delivery.ledger import Ledger
@@ -28,6 +28,7 @@ from dagster_project.lib.delivery.warehouse_table import WarehouseTable
 from dagster_project.lib.delivery.webhook import Webhook, signature
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.publish import Audience
+from dagster_project.lib.state import Refresh
 
 COLUMNS = ("customer_id", "email", "tier")
 KEY = ("customer_id",)
@@ -86,46 +87,6 @@ def test_a_folder_that_cannot_be_written_is_unavailable(tmp_path):
 
 
 # ------------------------------------------------------------------ webhook
-
-
-class Receiver:
-    """A real HTTP server; `answers` are (status, headers, body) for the next requests, then 200."""
-
-    def __init__(self) -> None:
-        self.requests, self.answers, self.usual = [], [], lambda body: (200, {}, b"")
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.requests.append((dict(self.headers.items()), body))
-                status, headers, answer = receiver.answers.pop(0) if receiver.answers else receiver.usual(body)
-                if status == 0:  # hang up without an answer
-                    self.close_connection = True
-                    return
-                self.send_response(status)
-                for name, value in {"Content-Length": str(len(answer)), **headers}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(answer)
-
-            def log_message(self, *_) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/audience"
-
-
-@pytest.fixture
-def receiver():
-    receiver = Receiver()
-    thread = threading.Thread(target=receiver.server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield receiver
-    if receiver.server.fileno() != -1:
-        receiver.server.shutdown()
-        receiver.server.server_close()
-    thread.join()
 
 
 def webhook(url: str, **options) -> Webhook:
@@ -518,30 +479,21 @@ def test_what_is_wrong_is_said_with_file_and_key(home, name, text, message):
 # ------------------------------------------------------------------ members
 
 WAREHOUSE = """
-create schema audiences; create schema unified; create schema cleaned; create schema staging;
+create schema audiences; create schema unified; create schema staging;
 create table staging._sequence as select 10 as value;
 create table audiences.publications (audience varchar, version bigint);
 create table audiences.memberships (audience varchar, customer_id varchar, left_at timestamp);
 create table audiences.changes (audience varchar, version bigint, customer_id varchar);
 create table unified.customers (customer_id varchar, city varchar, email varchar, phone varchar);
-create table unified.touched_customers (customer_id varchar, _seq bigint);
-create table unified.customer_identifiers (
-    customer_id varchar, identifier_type varchar, identifier_value varchar, valid_from timestamp, valid_to timestamp,
-    last_seen_at timestamp,
-    is_person boolean
-);
-create table cleaned.crm_consents (
-    identifier_type varchar, identifier_value varchar, purpose varchar, channel varchar, status varchar,
-    occurred_at timestamp, _seq bigint
-)
+create table unified.touched_customers (customer_id varchar, _seq bigint)
 """
 
 
 @pytest.fixture
 def warehouse():
     with duckdb.connect() as connection:
-        for statement in WAREHOUSE.split(";\n"):
-            connection.execute(statement)
+        connection.execute(WAREHOUSE)
+        judge_permissions(connection, as_of="2026-03-15")
         connection.execute("insert into audiences.publications values ('regulars', 1)")
         yield connection
 
@@ -551,16 +503,22 @@ def person(warehouse, customer_id: str, **identifiers: str) -> None:
     warehouse.execute("insert into unified.customers (customer_id, city) values (?, '上海')", [customer_id])
     for day, (name, value) in enumerate(identifiers.items(), 1):
         warehouse.execute(
-            f"insert into unified.customer_identifiers values (?, ?, ?, null, null, '2026-01-{day:02}', true)",
+            f"insert into unified.customer_identifiers values (?, ?, ?, null, null, '2026-01-{day:02}', true, null)",
             [customer_id, name.rstrip("0123456789"), value],
         )
 
 
-def stated(warehouse, kind: str, value: str, status: str, channel: str = "any", day: int = 1, write: int = 1) -> None:
+def stated(warehouse, kind: str, value: str, status: str, channel: str = "any", day: int = 1) -> None:
     warehouse.execute(
-        f"insert into cleaned.crm_consents values (?, ?, 'marketing', ?, ?, '2026-02-{day:02}', ?)",
-        [kind, value, channel, status, write],
+        f"insert into unified.consent_statements values (?, ?, 'marketing', ?, ?, '2026-02-{day:02}')",
+        [kind, value, channel, status],
     )
+
+
+def unsent(warehouse, **options) -> dict[str, str]:
+    """Who is not sent, and why."""
+    list(members(warehouse, **options).everyone())
+    return dict(warehouse.execute("from unsent").fetchall())
 
 
 def members(warehouse, columns=("customer_id", "email"), **options) -> WarehouseMembers:
@@ -598,6 +556,8 @@ def test_a_channel_that_is_named_is_the_one_that_is_asked(warehouse):
     stated(warehouse, "email", "a@x.cn", "granted", "email")
     assert len(list(members(warehouse).everyone())) == 1
     assert list(members(warehouse, channel="ads").everyone()) == []
+    with pytest.raises(OnefoldError, match="the channel sms reaches nobody by email"):
+        list(members(warehouse, channel="sms").everyone())
 
 
 def test_phones_are_asked_for_text_messages_and_one_address_of_two_is_enough(warehouse):
@@ -606,11 +566,40 @@ def test_phones_are_asked_for_text_messages_and_one_address_of_two_is_enough(war
     assert list(members(warehouse, ("email", "phone")).everyone()) == [("a", {"email": None, "phone": "+8613900000000"})]
 
 
-def test_who_has_no_address_is_sent_where_none_is_asked_for(warehouse):
-    person(warehouse, "a")
-    assert list(members(warehouse, ("customer_id", "city", "audience")).everyone()) == [
-        ("a", {"customer_id": "a", "city": "上海", "audience": "regulars"})
-    ]
+def test_the_customer_is_judged_where_no_address_is_asked_for(warehouse):
+    columns = ("customer_id", "city", "audience")
+    person(warehouse, "a", contact_id="7")
+    person(warehouse, "b", contact_id="8")
+    person(warehouse, "c", contact_id="9")
+    stated(warehouse, "contact_id", "7", "granted")
+    stated(warehouse, "contact_id", "8", "denied")
+    row = {"customer_id": "a", "city": "上海", "audience": "regulars"}
+    assert list(members(warehouse, columns).everyone()) == [("a", row)]
+    assert unsent(warehouse, columns=columns) == {"b": "consent denied or withdrawn", "c": "no consent"}
+    assert list(members(warehouse, columns, channel="call").everyone()) == [("a", row)]
+    legitimate = members(warehouse, columns, legitimate_interest=["marketing"])
+    assert [customer for customer, _ in legitimate.everyone()] == ["a", "c"]
+    assert legitimate.shape != members(warehouse, columns).shape
+
+
+def test_of_each_member_who_is_not_sent_the_reason_is_known(warehouse):
+    for name in "abcd":
+        person(warehouse, name, email=f"{name}@x.cn")
+    person(warehouse, "e", phone="+8613900000000")
+    stated(warehouse, "email", "a@x.cn", "granted")
+    stated(warehouse, "email", "b@x.cn", "granted", "ads")
+    for status in ("suppressed", "granted"):
+        stated(warehouse, "email", "c@x.cn", status, day=1 if status == "suppressed" else 2)
+    warehouse.execute("insert into audiences.memberships values ('regulars', 'merged away', null), ('others', 'f', null)")
+    assert unsent(warehouse) == {
+        "b": "no consent for the channel",
+        "c": "suppressed",
+        "d": "no consent for the channel",
+        "e": "no usable identifier",
+    }
+    assert unsent(warehouse, columns=("phone", "email"), legitimate_interest=["marketing"]) == {"c": "suppressed"}
+    assert dict(members(warehouse).these(["a", "b"])) == {"a": {"customer_id": "a", "email": "a@x.cn"}, "b": None}
+    assert warehouse.execute("from unsent").fetchall() == [("b", "no consent for the channel")]
 
 
 def test_an_address_that_is_somebody_else_s_now_is_not_sent(warehouse):
@@ -625,13 +614,13 @@ def test_what_the_one_before_stated_about_an_address_and_what_is_dated_ahead_doe
     stated(warehouse, "email", "a@x.cn", "granted")
     warehouse.execute("update unified.customer_identifiers set valid_from = '2026-03-01'")
     assert list(members(warehouse).everyone()) == []
-    warehouse.execute("update cleaned.crm_consents set occurred_at = now()::timestamp + interval 1 day")
+    warehouse.execute("update unified.consent_statements set occurred_at = '2026-03-15 00:00:01'")
     assert list(members(warehouse).everyone()) == []
-    warehouse.execute("update cleaned.crm_consents set occurred_at = '2026-03-01'")
+    warehouse.execute("update unified.consent_statements set occurred_at = '2026-03-01'")
     assert len(list(members(warehouse).everyone())) == 1
 
 
-def test_changed_are_those_who_entered_left_were_touched_or_stated_something(warehouse):
+def test_changed_are_those_who_entered_left_or_were_touched_as_by_a_statement(warehouse):
     for name in "abcdefg":
         person(warehouse, name, email=f"{name}@x.cn")
         stated(warehouse, "email", f"{name}@x.cn", "granted")
@@ -640,8 +629,8 @@ def test_changed_are_those_who_entered_left_were_touched_or_stated_something(war
     warehouse.execute("insert into audiences.publications values ('regulars', 2)")
     warehouse.execute("update audiences.memberships set left_at = now() where customer_id = 'b'")
     warehouse.execute("insert into audiences.changes values ('regulars', 1, 'a'), ('regulars', 2, 'b'), ('others', 2, 'c')")
-    warehouse.execute("insert into unified.touched_customers values ('d', 10), ('e', 11), ('nobody', 12)")
-    stated(warehouse, "email", "f@x.cn", "withdrawn", day=9, write=15)
+    warehouse.execute("insert into unified.touched_customers values ('d', 10), ('e', 11), ('nobody', 12), ('f', 15)")
+    stated(warehouse, "email", "f@x.cn", "withdrawn", day=9)
     assert dict(members(warehouse).changed(since, iter(["g", "e"]))) == {
         "b": None,
         "e": {"customer_id": "e", "email": "e@x.cn"},
@@ -704,26 +693,32 @@ def test_who_withdrew_since_the_plan_is_taken_out_of_what_is_left_to_send(home, 
 def test_a_delivery_sends_what_is_left_then_what_changed_to_each_destination(home, receiver, monkeypatch):
     monkeypatch.setenv("CRM_SECRET", SECRET)
     hook = f"kind: webhook\nurl: {receiver.url}\nsecret: {{env: CRM_SECRET}}\n{GOOD['files'].partition(chr(10))[2]}"
-    configure(home, files=GOOD["files"], hook=hook, unset=hook.replace("CRM_SECRET", "NOT_SET"))
+    destinations = configure(home, files=GOOD["files"], hook=hook, unset=hook.replace("CRM_SECRET", "NOT_SET"))
     audience = Audience("regulars", "Regulars", "", "a@x.cn", "marketing", frozenset())
     with home.connect("test") as connection:
-        for statement in WAREHOUSE.split(";\n"):
-            connection.execute(statement)
+        connection.execute(WAREHOUSE)
+        judge_permissions(connection, as_of="2026-03-15")
         connection.execute("insert into audiences.publications values ('regulars', 1)")
         for name in "abc":
             person(connection, name, email=f"{name}@x.cn")
             stated(connection, "email", f"{name}@x.cn", "granted")
     receiver.answers = [(401, {}, b"")]
 
+    monkeypatch.setattr("dagster_project.lib.delivery.deliver.require_proof", lambda *_: None)
+    refresh = Refresh(1, datetime.now(UTC), 1)
+
     def reports():
-        return {report.destination: report for report in deliver(home, [audience])}
+        return {report.destination: report for report in Delivery(home, [audience], destinations, refresh).run()}
 
     first = reports()
     assert (first["files"].accepted, first["files"].is_finished) == (3, True)
     assert first["hook"].stopped.startswith("the webhook answers 401")
     assert "NOT_SET is not set" in first["unset"].stopped
     with home.connect("test") as connection:
-        stated(connection, "email", "b@x.cn", "withdrawn", day=2, write=11)
+        stated(connection, "email", "b@x.cn", "withdrawn", day=2)
+        connection.execute(
+            "insert into unified.touched_customers select customer_id, 11 from unified.customers where customer_id = 'b'"
+        )
         connection.execute("update staging._sequence set value = 11")
     second = reports()
     assert (second["files"].version, second["files"].accepted) == (2, 1)
@@ -734,4 +729,4 @@ def test_a_delivery_sends_what_is_left_then_what_changed_to_each_destination(hom
 
 
 def test_a_home_without_destinations_delivers_nothing(home):
-    assert deliver(home, []) == []
+    assert Delivery(home, [], {}, Refresh(1, datetime.now(UTC), 1)).run() == []

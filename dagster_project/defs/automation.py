@@ -5,11 +5,13 @@ made from what changed.
 """
 
 import hashlib
+import time
 
 import dagster as dg
 
 from dagster_project.jobs import PART_TAG, report_vanished
 from dagster_project.lib.contracts import ChannelContract, load_channels
+from dagster_project.lib.delivery.ledger import Ledger
 from dagster_project.lib.home import Home
 from dagster_project.lib.ingest import new_files
 from dagster_project.lib.live import RUN
@@ -41,8 +43,16 @@ publish = dg.define_asset_job(
     executor_def=dg.in_process_executor,
     tags={PART_TAG: "publish"},
 )
+deliver = dg.define_asset_job(
+    "deliver",
+    dg.AssetSelection.groups("destinations"),
+    description="Send what changed in published audiences to the destinations of the home, and what was left.",
+    executor_def=dg.in_process_executor,
+    tags={PART_TAG: "deliver"},
+)
 
 _LEFT_TO_IT = dg.SkipReason("the continuous mode is running (onefold live)")
+_RETRY_SECONDS = 600
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -105,6 +115,23 @@ def finished_refresh(context: dg.SensorEvaluationContext):
     if last is None or last.number <= state.progress("published"):
         return dg.SkipReason("the last finished refresh has been published")
     return dg.RunRequest(run_key=f"publish-{last.number}")
+
+
+@dg.sensor(job=deliver, minimum_interval_seconds=5, default_status=dg.DefaultSensorStatus.RUNNING)
+def published_audiences(context: dg.SensorEvaluationContext):
+    """A publication is delivered at once; what could not be sent or planned, every ten minutes."""
+    home = Home.from_environment()
+    if not any((home.path / "destinations").glob("*.y*ml")):
+        return dg.SkipReason("the home has no destinations")
+    if _is_under_way(context.instance, "deliver"):
+        return dg.SkipReason("a run of deliver is under way")
+    state = State(home)
+    published = state.progress("published")
+    if published <= state.progress("delivered"):
+        with Ledger(home) as ledger:
+            if not ledger.is_left_over():
+                return dg.SkipReason("everything that was published has been delivered")
+    return dg.RunRequest(run_key=f"deliver-{published}-{int(time.time() // _RETRY_SECONDS)}")
 
 
 @dg.sensor(minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)

@@ -1,5 +1,6 @@
 """What people ask of a home: its ledger, quality, customers, tags and audiences, as rows."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from dagster_project.lib.audiences.form import Form
 from dagster_project.lib.audiences.known import Known
 from dagster_project.lib.audiences.preview import Asker, Preview, named, preview
 from dagster_project.lib.contracts import YAML_LOADER
+from dagster_project.lib.delivery.ledger import Ledger
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home, quoted
 from dagster_project.lib.ingest import prepare_warehouse
 from dagster_project.lib.quality import band
+from dagster_project.lib.settings import Settings
 
 Rows = list[dict[str, Any]]
 
@@ -256,9 +259,25 @@ def audiences(home: Home) -> Rows:
     )
 
 
+def deliveries(home: Home) -> Rows:
+    """Every audience at every destination: its last version, what is held there, what waits."""
+    with Ledger(home) as ledger:
+        return [
+            {
+                "audience": row["audience"],
+                "destination": row["destination"],
+                "status": row["status"] if row["state"] == "active" else row["state"],
+                "version": row["version"],
+                **{name: row[name] for name in ("adds", "updates", "removes", "held", "to_send", "uncertain", "dead_letters")},
+                "answered_at": row["answered_at"] and datetime.fromisoformat(row["answered_at"]),
+            }
+            for row in ledger.overview()
+        ]
+
+
 def status(home: Home) -> dict[str, Any]:
     """The last finished refresh, by part."""
-    content: dict[str, Any] = {"channels": ledger(home)}
+    content: dict[str, Any] = {"channels": ledger(home), "legitimate_interest": list(Settings.of(home).legitimate_interest)}
     if (home.serving / "current").exists():
         content |= {
             "quality": quality(home),
@@ -266,6 +285,7 @@ def status(home: Home) -> dict[str, Any]:
             "customers": customers(home),
             "tags": tags(home),
             "audiences": audiences(home),
+            "deliveries": deliveries(home),
         }
         if (pages := home.quality / "index.html").exists():
             content["next"] = [f"History and trends of quality: {pages}"]
@@ -288,7 +308,7 @@ def summary(home: Home) -> dict[str, Any]:
 
 
 def customer(home: Home, who: str) -> dict[str, Any]:
-    """One customer's profile, identifiers, tags, consents, latest sessions and events.
+    """One customer's profile, identifiers, tags, consents, where they may be contacted, latest sessions and events.
 
     Args:
         who: a customer id, also one that was merged away, or `<identifier type>:<value>`.
@@ -314,6 +334,12 @@ def customer(home: Home, who: str) -> dict[str, Any]:
             "consents": _rows(
                 connection,
                 "select purpose, channel, status, as_of from unified.consents where customer_id = $id order by 1, 2",
+                id_,
+            ),
+            "permissions": _rows(
+                connection,
+                "select purpose, channel, identifier_type, identifier_value, is_allowed, reason, as_of "
+                "from unified.contact_permissions where customer_id = $id order by 1, 2, 3 nulls first, 4",
                 id_,
             ),
             "sessions": _rows(

@@ -62,6 +62,8 @@ def project_variables(home: Home) -> dict[str, Any]:
         "entities": entities,
         "tag_models": _models("tags", except_for=_NO_TAGS),
         "funnels": _funnels(home),
+        # Asked when audiences are read and published, so that no table has to be built anew.
+        "legitimate_interest": list(settings.legitimate_interest),
         **Rules.of(home).of_models,
         **settings.of_models,
     }

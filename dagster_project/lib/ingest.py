@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import duckdb
 
-from dagster_project.lib import mapping, reading
+from dagster_project.lib import mapping, reading, statements
 from dagster_project.lib.contracts import STAGING_TYPES, ChannelContract, Entity, Source
 from dagster_project.lib.errors import OnefoldError, remedy
 from dagster_project.lib.files import LandedFile, UnreachableError, content_hash, landed_files, without_credentials
@@ -288,6 +288,7 @@ class Batch:
             rejected, duplicate = self._set_aside(connection, typed, seq, valid == records)
             accepted = records - rejected - duplicate
             learn_values(connection, f"(select * from staging.{self.table} where _seq = {seq})", self.entity, self.settings)
+            statements.remember_refusals(self.home, connection, self.table, batch_id, seq)
             self._quarantine(connection, batch_id)
             if not self.file.is_unchanged():
                 raise UnreachableError(f"{self.file.uri}: changed while it was read; the next run reads it again")

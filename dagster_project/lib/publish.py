@@ -1,11 +1,12 @@
 """Publishing audiences: memberships move from version to version by differences, and each version lands as a file.
 
-Nobody is published without consent to the audience's purpose; who is left out is kept with the reason.
+Nobody is published who may not be contacted for the audience's purpose; who is left out is kept with the reason.
 """
 
 import csv
 import logging
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,10 +14,12 @@ from typing import Any
 
 from dagster_project.lib import dbt
 from dagster_project.lib.audiences.known import CARING
+from dagster_project.lib.consent import customer_permissions
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home, transaction
 from dagster_project.lib.ingest import next_sequence
 from dagster_project.lib.quality import require_proof
+from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import Refresh
 
 log = logging.getLogger("onefold")
@@ -38,11 +41,16 @@ create table if not exists audiences.publications (
     audience varchar not null, version bigint not null, refresh bigint not null, members bigint not null,
     added bigint not null, removed bigint not null, excluded bigint not null, published_at timestamp not null,
     delivered_to varchar, primary key (audience, version)
+);
+create table if not exists audiences.deliveries (
+    audience varchar not null, destination varchar not null, version bigint not null, status varchar not null,
+    adds bigint not null, updates bigint not null, removes bigint not null, accepted bigint not null, rejected bigint not null,
+    planned_at timestamp not null, finished_at timestamp, primary key (audience, destination, version)
 )
 """
 
 
-_OWN_TABLES = {"memberships", "changes", "exclusions", "publications"}
+_OWN_TABLES = {"memberships", "changes", "exclusions", "publications", "deliveries"}
 
 
 @dataclass(frozen=True)
@@ -143,14 +151,14 @@ def publish(home: Home, audience: Audience, refresh: Refresh) -> Publication:
             require_proof(connection, set(audience.reads), refresh)
         except OnefoldError as error:
             raise OnefoldError(f"{audience.name} is not published: {error}") from error
-        _select_members(connection, audience)
+        _select_members(connection, audience, Settings.of(home).legitimate_interest)
         source, excluded, before = connection.execute(
             "select (select count(*) from wanted), (select count(*) from wanted where reason is not null), "
             "(select count(*) from members)"
         ).fetchone()
         is_emptied = source == 0 and before > 0
         if is_emptied:  # nobody leaves but those who must not stay
-            connection.execute("delete from difference where customer_id in (select customer_id from consenting)")
+            connection.execute("delete from difference where customer_id in (select customer_id from judged where is_allowed)")
         added, removed = connection.execute(
             "select count(*) filter (operation = 'add'), count(*) filter (operation = 'remove') from difference"
         ).fetchone()
@@ -180,42 +188,27 @@ def _write_exclusions(connection, audience: Audience) -> None:
         )
 
 
-def _select_members(connection, audience: Audience) -> None:
-    """Make the temporary tables `consenting`, `wanted` (with the reason of an exclusion), `members` (now) and `difference`.
-
-    A channel's own grant counts unless a later statement for all channels takes it back.
-    """
+def _select_members(connection, audience: Audience, legitimate_interest: Collection[str]) -> None:
+    """Make the temporary tables `members` (now), `judged`, `wanted` (with the reason of an exclusion) and `difference`."""
     connection.execute(
-        """
-        create or replace temp table consenting as
-        select distinct own.customer_id
-        from unified.consents as own
-        left join unified.consents as everywhere
-            on everywhere.customer_id = own.customer_id and everywhere.purpose = own.purpose and everywhere.channel = 'any'
-            and everywhere.status <> 'granted' and everywhere.as_of >= own.as_of
-        where own.purpose = ? and own.status = 'granted' and everywhere.customer_id is null
-        """,
-        [audience.purpose],
+        "create or replace temp table members as "
+        "select customer_id from audiences.memberships where audience = ? and left_at is null",
+        [audience.name],
     )
+    connection.execute(
+        "create or replace temp table asked as "
+        f"select customer_id from audiences.{audience.name} union select customer_id from members"
+    )
+    judged = customer_permissions(audience.purpose, None, "asked", legitimate_interest)
+    connection.execute(f"create or replace temp table judged as {judged}")
     columns = {row[0] for row in connection.execute(f"describe audiences.{audience.name}").fetchall()}
     is_control = "source.is_control" if "is_control" in columns else "false"  # an analyst's model need not have one
     connection.execute(
         f"""
         create or replace temp table wanted as
-        select distinct source.customer_id, case
-            when {is_control} then 'control group'
-            when source.customer_id in (select customer_id from consenting) then null
-            when source.customer_id in (select customer_id from unified.consents where purpose = ?)
-                then 'consent denied or withdrawn'
-            else 'no consent' end as reason
-        from audiences.{audience.name} as source
-        """,
-        [audience.purpose],
-    )
-    connection.execute(
-        "create or replace temp table members as "
-        "select customer_id from audiences.memberships where audience = ? and left_at is null",
-        [audience.name],
+        select distinct source.customer_id, case when {is_control} then 'control group' else judged.reason end as reason
+        from audiences.{audience.name} as source inner join judged on judged.customer_id = source.customer_id
+        """
     )
     connection.execute(
         """

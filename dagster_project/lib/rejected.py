@@ -4,7 +4,7 @@ import hashlib
 import logging
 from dataclasses import dataclass
 
-from dagster_project.lib import mapping, reading
+from dagster_project.lib import mapping, reading, statements
 from dagster_project.lib.contracts import ChannelContract, Entity, Source
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home, transaction
@@ -53,7 +53,7 @@ def replay(home: Home, channels: dict[str, ChannelContract], settings: Settings)
                 for kind in ("row", "record"):
                     with home.connect(f"replay of {channel.table(name)}") as connection:
                         prepare_warehouse(connection, {channel.channel: channel})
-                        result = _replay(connection, channel, name, entity, source, kind, settings)
+                        result = _replay(home, connection, channel, name, entity, source, kind, settings)
                         seq = connection.execute("select value from staging._sequence").fetchone()[0]
                     if result:
                         State(home).advance("loaded", seq)
@@ -76,7 +76,7 @@ def _without_source(home: Home, channel: ChannelContract, name: str) -> list[Rep
 
 
 def _replay(
-    connection, channel: ChannelContract, name: str, entity: Entity, source: Source, kind: str, settings: Settings
+    home: Home, connection, channel: ChannelContract, name: str, entity: Entity, source: Source, kind: str, settings: Settings
 ) -> Replay | None:
     table = channel.table(name)
     connection.execute(
@@ -112,6 +112,7 @@ def _replay(
         batch_id = hashlib.sha256(f"{table}|replay|{seq}".encode()).hexdigest()[:16]
         insert_accepted(connection, table, entity, batch_id, seq, "'quarantine'", "typed where _reason is null")
         learn_values(connection, "typed", entity, settings)
+        statements.remember_refusals(home, connection, table, batch_id, seq)
         connection.execute(
             f"""
             update staging.{table} as s set _source_uri = w.source_uri, _source_row = w.source_row

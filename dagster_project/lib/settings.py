@@ -100,6 +100,9 @@ class Settings(BaseModel):
         description="Events of the company's own tests; reserved names such as example.com and localhost always are.",
     )
     staff_traffic: TrafficList = Field(TrafficList(), description="Events of the company's own people.")
+    legitimate_interest: tuple[str, ...] = Field(
+        (), description="Purposes for which who said nothing may be contacted; who objected may not."
+    )
     landing_settle_seconds: float = Field(2, ge=0, description="A landed file is read once it is unchanged for so long.")
     serving_keep_versions: int = Field(3, ge=1, description="Older serving versions kept for those who still read them.")
     serving_keep_minutes: float = Field(60, ge=0, description="…and for at least so long after they were replaced.")
@@ -108,6 +111,14 @@ class Settings(BaseModel):
     @classmethod
     def _private_addresses_unless_others_are_named(cls, value: object) -> object:
         return {"ip_ranges": PRIVATE_IP_RANGES, **value} if isinstance(value, dict) else value
+
+    @field_validator("legitimate_interest")
+    @classmethod
+    def _purposes_are_named_one_by_one(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for purpose in value:
+            if purpose == "any" or not re.fullmatch("[a-z][a-z0-9_]*", purpose):
+                raise ValueError(f"'{purpose}' is not a purpose such as service; name each, in lower case")
+        return value
 
     @field_validator("default_region")
     @classmethod

@@ -35,6 +35,16 @@ create table if not exists decisions (  -- of people about identity; of two on t
     reason text not null,
     decided_at text not null
 );
+create table if not exists consent_refusals (  -- since the last refresh: heeded by deliveries that are under way
+    refusal integer primary key autoincrement,
+    token text not null,         -- keyed hash of the identifier
+    purpose text not null,
+    channel text not null,
+    status text not null,
+    stated_at text not null,
+    load integer,                -- the load that brought it; null: stated here, and not loaded yet
+    unique (token, purpose, channel, status, stated_at)
+);
 create table if not exists refreshes (
     refresh integer primary key autoincrement,
     run_id text not null unique,
@@ -66,6 +76,18 @@ class Decision:
     decided_by: str
     reason: str
     decided_at: datetime
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A statement against being contacted; `load` is None while only the state store knows it."""
+
+    token: str
+    purpose: str
+    channel: str
+    status: str
+    stated_at: str
+    load: int | None
 
 
 class State:
@@ -211,6 +233,30 @@ class State:
             moment = effective_at and datetime.fromisoformat(effective_at)
             last[pair] = Decision(kind, left, right, moment, by, reason, datetime.fromisoformat(decided_at))
         return [decision for decision in last.values() if decision.kind != "undecided"]
+
+    def refuse(self, refusals: list[Refusal]) -> None:
+        """Keep refusals for deliveries; one that is known gets the load that brought it."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "insert into consent_refusals (token, purpose, channel, status, stated_at, load) values (?, ?, ?, ?, ?, ?) "
+                "on conflict do update set load = excluded.load",
+                [(r.token, r.purpose, r.channel, r.status, r.stated_at, r.load) for r in refusals],
+            )
+
+    def refusals(self, after: int = 0) -> list[tuple[int, Refusal]]:
+        """Refusals with their numbers, above one."""
+        with self._transaction() as connection:
+            rows = connection.execute(
+                "select refusal, token, purpose, channel, status, stated_at, load from consent_refusals where refusal > ? "
+                "order by refusal",
+                (after,),
+            ).fetchall()
+        return [(number, Refusal(*row)) for number, *row in rows]
+
+    def forget_refusals(self, loaded: int) -> None:
+        """Drop refusals that a refresh has taken in, with all that was loaded up to this number."""
+        with self._transaction() as connection:
+            connection.execute("delete from consent_refusals where load <= ?", (loaded,))
 
     def unfinished_refreshes(self, before: int) -> list[int]:
         """Numbers of the refreshes among the thousand before one that were blocked or killed."""

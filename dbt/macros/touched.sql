@@ -62,6 +62,11 @@
     {%- endif -%}
 {%- endmacro %}
 
+{# Incremental strategy `changed`: as `touched`, but rows that say the same as before keep their stamp. #}
+{% macro get_incremental_changed_sql(arguments) -%}
+    {{ replace_changed(arguments, 'customer_id in (' ~ touched_customers() ~ ')') }}
+{%- endmacro %}
+
 {# Put the new rows in place of those of a condition. Rows that say the same as before keep their stamp: what is stamped is served
    and read anew. One row, that of the least key (the first column), gets the stamp in any case, so that the cursor moves on. #}
 {% macro replace_changed(arguments, condition) -%}

@@ -27,7 +27,7 @@ def deliveries() -> dg.Definitions:
             dg.AssetSpec(
                 key=["deliveries", audience.name],
                 group_name="deliveries",
-                deps=[dg.AssetKey(["audiences", audience.name]), dg.AssetKey(["unified", "consents"])],
+                deps=[dg.AssetKey(["audiences", audience.name]), dg.AssetKey(["unified", "contact_permissions"])],
                 owners=[audience.owner],
                 kinds={"csv"},
                 description=f"{audience.description} Published for the purpose {audience.purpose}.",

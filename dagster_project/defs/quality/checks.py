@@ -6,6 +6,7 @@ from dagster_project.jobs import clear_failures
 from dagster_project.lib import quality, quality_pages
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
+from dagster_project.lib.markdown import markdown_table
 from dagster_project.lib.state import State
 
 
@@ -34,24 +35,14 @@ def _check(suite: quality.Suite) -> dg.AssetChecksDefinition:
             metadata={
                 "what_changed": dg.MetadataValue.md("\n".join(f"- {line}" for line in verdict.changed) or "nothing"),
                 "pages": dg.MetadataValue.url(page.as_uri()),
-                "numbers": dg.MetadataValue.md(_table(verdict.numbers)),
-                "expectations": dg.MetadataValue.md(_table(verdict.results)),
-                "look_at": dg.MetadataValue.md(_table(verdict.look_at)),
+                "numbers": dg.MetadataValue.md(markdown_table(verdict.numbers)),
+                "expectations": dg.MetadataValue.md(markdown_table(verdict.results)),
+                "look_at": dg.MetadataValue.md(markdown_table(verdict.look_at)),
                 "refresh": refresh.number,
             },
         )
 
     return check
-
-
-def _table(rows: list[dict[str, object]]) -> str:
-    """Rows as a Markdown table."""
-    if not rows:
-        return "none"
-    names = list(rows[0])
-    lines = [" | ".join(names), " | ".join("---" for _ in names)]
-    lines += [" | ".join(str(row[name]).replace("|", "\\|") for name in names) for row in rows]
-    return "\n".join(lines)
 
 
 @dg.definitions

@@ -11,20 +11,11 @@ import duckdb
 from dagster_project.lib.audiences import form, project, sql
 from dagster_project.lib.audiences.form import Form, suggestion
 from dagster_project.lib.audiences.known import CARING, PREFIX, Known
-from dagster_project.lib.audiences.rendering import rendered
+from dagster_project.lib.audiences.rendering import rendered, table_of
 from dagster_project.lib.audiences.sentences import CHINESE, whole
 from dagster_project.lib.contracts import NAME
 from dagster_project.lib.errors import OnefoldError
 
-# The channels of a message, and what one has to know of a customer to send it there.
-CHANNELS = {
-    "email": ("email",),
-    "sms": ("phone",),
-    "call": ("phone",),
-    "wecom": ("external_user_id",),
-    "mini_program": ("open_id", "union_id"),
-    "push": ("device_id",),
-}
 _SHOWN_TAGS = ("lifecycle", "value_tier", "preferred_channel", "city_tier")
 
 
@@ -35,7 +26,7 @@ class Preview:
     Attributes:
         summary: members, how many of them are the control group, of how many known customers.
         conditions: each with its words and for how many customers it holds; none where an analyst wrote the SQL.
-        reach: by channel, members with an identifier for it, who allow the purpose there, and with both.
+        reach: by channel, members with an address for it, who allow the purpose there, and whom one may write to there.
         overlap: with each published audience: its members, how many are in both, and the share of this one.
         values: of some tags: share of the members and of all known customers who have the value.
         examples: some members, with the conditions that hold.
@@ -61,7 +52,8 @@ class Preview:
 _OF_CUSTOMERS = (
     "unified_customers",
     "unified_customer_events",
-    "unified_consents",
+    "unified_contact_permissions",
+    "unified_customer_identifiers",
     "tags_customer_tags",
     "analytics_funnel_entries",
 )
@@ -142,7 +134,7 @@ class Asker:
         return table
 
     def _whole(self, model: str) -> str:
-        return self.members(model.removeprefix(PREFIX)) if model.startswith(PREFIX) else model.replace("_", ".", 1)
+        return self.members(model.removeprefix(PREFIX)) if model.startswith(PREFIX) else table_of(self._folder, model)
 
     def _execute(self, query: str, name: str) -> duckdb.DuckDBPyConnection:
         try:
@@ -230,7 +222,7 @@ def preview(
             {"number": c.number, "condition": c.sentence, "condition_zh": c.sentence_zh, "customers": holding.get(c.number, 0)}
             for c in (asker.conditions(name) if declared else ())
         ],
-        reach=[_reach(connection, asker, purpose, channel, types) for channel, types in CHANNELS.items()],
+        reach=[_reach(connection, asker, purpose, channel) for channel in _channels(connection)],
         overlap=_rows(
             connection,
             """
@@ -265,15 +257,22 @@ def preview(
     )
 
 
-def _reach(connection, asker: Asker, purpose: str | None, channel: str, types: tuple[str, ...]) -> dict[str, Any]:
+def _channels(connection) -> list[str]:
+    rows = connection.execute(
+        "select channel from reference.contact_channels group by channel order by bool_or(is_usual) desc, channel"
+    ).fetchall()
+    return [channel for (channel,) in rows]
+
+
+def _reach(connection, asker: Asker, purpose: str | None, channel: str) -> dict[str, Any]:
     allowing = asker.allowing(purpose, channel) if purpose else "select null as customer_id where false"
-    listed = ", ".join(f"'{type_}'" for type_ in types)
     (row,) = _rows(
         connection,
         f"""
         with holders as (
             select distinct customer_id from unified.customer_identifiers
-            where identifier_type in ({listed}) and valid_to is null
+            semi join (from reference.contact_channels where channel = $channel) as served using (identifier_type)
+            where valid_to is null
         ),
         allowing as ({allowing})
         select
@@ -285,6 +284,7 @@ def _reach(connection, asker: Asker, purpose: str | None, channel: str, types: t
         left join holders using (customer_id)
         left join allowing using (customer_id)
         """,
+        {"channel": channel},
     )
     return {"channel": channel, **row}
 

@@ -1,7 +1,7 @@
 """A model's SQL for DuckDB without dbt, which takes seconds to start: the project's own macros, read from their files.
 
-Only what models of audiences use: `ref`, `var`, macros, `dbt.dateadd` and `dbt.datediff`. The tests hold it against what dbt
-itself compiles.
+Only what models of audiences and questions of consent use: `ref`, `var`, macros, `dbt.dateadd` and `dbt.datediff`. The tests
+hold it against what dbt itself compiles.
 """
 
 import functools
@@ -45,6 +45,11 @@ def rendered(project: Path, text: str, variables: Mapping[str, Any], ref: Callab
         return _ENVIRONMENT.from_string(text).render({**given, **vars(adapter.macros)}).strip()
     except (jinja2.TemplateError, AttributeError, TypeError) as error:
         raise OnefoldError(f"only dbt can compile it: {error}") from error
+
+
+def table_of(project: Path, model: str) -> str:
+    """The table of a model or seed."""
+    return f"reference.{model}" if (project / "seeds" / f"{model}.csv").exists() else model.replace("_", ".", 1)
 
 
 @functools.lru_cache(maxsize=2)

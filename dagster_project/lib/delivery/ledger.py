@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from dagster_project.lib.delivery.destination import Operation
 from dagster_project.lib.errors import OnefoldError
@@ -30,6 +31,7 @@ create table if not exists delivery_targets (  -- one audience at one destinatio
     shape text,                  -- fingerprint of what a row is made of
     position text,               -- how far the audience's source is planned; null: everybody is planned anew
     version integer not null default 0,
+    state text not null default 'active',  -- active, paused, withdrawn
     unique (audience, destination)
 );
 create table if not exists delivery_held (  -- what the destination is known to hold
@@ -167,6 +169,10 @@ class Batch:
         return (self.target, self.version, self.phase, self.batch, self.part)
 
 
+# In a row that was prepared, beside what is sent: keyed tokens of the addresses that it does not show any more.
+TOKENS = "_tokens"
+
+
 @dataclass(frozen=True)
 class SentRow:
     """One row of a batch; `place` is its number in it."""
@@ -196,6 +202,7 @@ _BATCH = (
     "select target, version, phase, batch, part, key, row_count, status, attempts, runs, is_uncertain, not_before "
     "from delivery_batches"
 )
+KEPT_DAYS = 400  # of requests in the log, and of batches with an answer
 _AT = "target = ? and version = ? and phase = ? and batch = ? and part = ?"
 _OPEN = "status not in ('acknowledged', 'dead')"
 
@@ -238,6 +245,92 @@ class Ledger:
         """Every audience at every destination that anything was planned for."""
         rows = self.connection.execute("select target, audience, destination from delivery_targets order by 2, 3")
         return [Target(*row) for row in rows.fetchall()]
+
+    def state(self, target: Target) -> str:
+        """`active`; `paused`: nothing is planned and nothing sent; `withdrawn`: nobody is to be there any more."""
+        return self._one("select state from delivery_targets where target = ?", (target.number,))[0]
+
+    def set_state(self, target: Target, state: str) -> None:
+        """Pause, withdraw or resume a target."""
+        with self.transaction() as connection:
+            connection.execute("update delivery_targets set state = ? where target = ?", (state, target.number))
+
+    def is_left_over(self) -> bool:
+        """Whether anything that was planned waits to be sent, or to be sent again."""
+        return (
+            self._one(
+                "select 1 from delivery_targets join delivery_versions as open using (target) "
+                "where state <> 'paused' and status = 'open' and (adds + updates + removes = 0 or exists ("
+                "select 1 from delivery_batches as b where b.target = open.target and b.version = open.version "
+                f"and b.{_OPEN} and b.status <> 'uncertain')) limit 1"
+            )
+            is not None
+        )
+
+    def overview(self) -> list[dict[str, Any]]:
+        """Every target with its last version, what it holds and what waits for a person."""
+        rows = self.connection.execute(
+            """
+            select
+                targets.audience, targets.destination, targets.state, versions.version, versions.status, versions.adds,
+                versions.updates, versions.removes,
+                (select count(*) from delivery_held where target = targets.target) as held,
+                (select count(*) from delivery_batches as b
+                    where b.target = targets.target and b.version = versions.version
+                        and b.status not in ('acknowledged', 'dead', 'uncertain')) as to_send,
+                (select count(*) from delivery_batches as b
+                    where b.target = targets.target and b.version = versions.version and b.status = 'uncertain') as uncertain,
+                (select count(*) from delivery_letters where target = targets.target) as dead_letters,
+                (select max(at) from delivery_log where target = targets.target and outcome = 'answered') as answered_at
+            from delivery_targets as targets
+            left join delivery_versions as versions
+                on versions.target = targets.target and versions.version = targets.version and versions.status <> 'planning'
+            order by targets.audience, targets.destination
+            """
+        )
+        names = [column[0] for column in rows.description]
+        return [dict(zip(names, row, strict=True)) for row in rows.fetchall()]
+
+    def versions(self, target: Target, after: int = 0) -> list[dict[str, Any]]:
+        """The versions of a target above one, with how many rows were taken and how many were not."""
+        rows = self.connection.execute(
+            """
+            select version, versions.status, adds, updates, removes, coalesce(sum(accepted), 0) as accepted,
+                coalesce(sum(rejected), 0) as rejected, planned_at, finished_at
+            from delivery_versions as versions left join delivery_batches using (target, version)
+            where target = ? and version > ? and versions.status <> 'planning'
+            group by version order by version
+            """,
+            (target.number, after),
+        )
+        names = [column[0] for column in rows.description]
+        return [dict(zip(names, row, strict=True)) for row in rows.fetchall()]
+
+    def log_of(self, target: Target, limit: int = 100) -> list[dict[str, Any]]:
+        """The last requests for a target, the newest first."""
+        rows = self.connection.execute(
+            "select at, version, operation, attempt, outcome, rows, accepted, rejected, again, seconds, request_id, reason, "
+            "key from delivery_log where target = ? order by rowid desc limit ?",
+            (target.number, limit),
+        )
+        names = [column[0] for column in rows.description]
+        return [dict(zip(names, row, strict=True)) for row in rows.fetchall()]
+
+    def trim(self, days: int = KEPT_DAYS) -> None:
+        """Drop requests and answered batches of former versions that are older than so many days."""
+        since = datetime.fromtimestamp(time.time() - days * 86_400, UTC).isoformat(timespec="milliseconds")
+        with self.transaction() as connection:
+            connection.execute(
+                "delete from delivery_log where rowid < coalesce((select rowid from delivery_log where at >= ? "
+                "order by rowid limit 1), 9e18)",
+                (since,),
+            )
+            old = connection.execute(
+                "select target, version from delivery_versions as old where finished_at < ? and exists ("
+                "select 1 from delivery_batches as b where b.target = old.target and b.version = old.version)",
+                (since,),
+            ).fetchall()
+            connection.executemany("delete from delivery_batches where target = ? and version = ?", old)
 
     @contextlib.contextmanager
     def turn(self, target: Target) -> Iterator[None]:

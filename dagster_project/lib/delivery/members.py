@@ -1,103 +1,86 @@
 """Members of a published audience with the values that a destination gets, out of the warehouse."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 import duckdb
 
+from dagster_project.lib.consent import address_permissions, customer_permissions
 from dagster_project.lib.delivery.destination import Row
-from dagster_project.lib.home import quoted
+from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.reading import identifier
 
-ADDRESSES = {"email": "email", "phone": "sms"}  # types of identifiers that are sent to, and the channel each is asked for
 _CHUNK = 5_000
 
 # A table, so that the engine knows how few they are when it joins.
 _THEIRS = """
 create or replace temp table theirs as
-select customer_id, identifier_type, identifier_value, valid_from, last_seen_at
+select customer_id, identifier_type, identifier_value, valid_to, last_seen_at
 from unified.customer_identifiers
-where valid_to is null and is_person and customer_id in (select customer_id from chosen)
+where valid_to is null and identifier_type in ({types}) and customer_id in (select customer_id from chosen)
 """
 
-# What was stated about an address itself, and about the person by an identifier that is none. The latest statement for each
-# channel counts, of equal times a denial; a grant for the channel gives way to a later denial for all channels.
+# Of several addresses that may be contacted the last seen.
 _CONTACTS = """
 create or replace temp table contacts as
-with addresses as (
-    select *, case identifier_type {channels} end as used_channel
-    from theirs where identifier_type in ({types})
-),
-
-stated as (
-    select
-        theirs.customer_id,
-        case when theirs.identifier_type in ({types}) then theirs.identifier_type end as address_type,
-        case when theirs.identifier_type in ({types}) then theirs.identifier_value end as address_value,
-        consents.channel,
-        consents.status,
-        consents.occurred_at
-    from theirs
-    inner join cleaned.crm_consents as consents
-        on consents.identifier_type = theirs.identifier_type and consents.identifier_value = theirs.identifier_value
-    where consents.purpose = $purpose and consents.occurred_at <= $now
-        and consents.occurred_at >= coalesce(theirs.valid_from, '-infinity'::timestamp)  -- else of whoever had it before
-    qualify row_number() over (
-        partition by theirs.customer_id, address_type, address_value, consents.channel
-        order by consents.occurred_at desc, case when consents.status = 'granted' then 1 else 0 end
-    ) = 1
-),
-
-judged as (
-    select
-        addresses.customer_id,
-        addresses.identifier_type,
-        addresses.identifier_value,
-        addresses.last_seen_at,
-        {own} as own,
-        {personal} as personal
-    from addresses
-    left join stated as own_channel
-        on own_channel.customer_id = addresses.customer_id and own_channel.address_type = addresses.identifier_type
-        and own_channel.address_value = addresses.identifier_value and own_channel.channel = addresses.used_channel
-    left join stated as own_any
-        on own_any.customer_id = addresses.customer_id and own_any.address_type = addresses.identifier_type
-        and own_any.address_value = addresses.identifier_value and own_any.channel = 'any'
-    left join (select * from stated where address_type is null) as personal_channel
-        on personal_channel.customer_id = addresses.customer_id and personal_channel.channel = addresses.used_channel
-    left join (select * from stated where address_type is null) as personal_any
-        on personal_any.customer_id = addresses.customer_id and personal_any.channel = 'any'
-)
-
 select customer_id, identifier_type, identifier_value
-from judged
-where coalesce(own, true) and coalesce(personal, true) and coalesce(own, personal, false)
+from addresses
+where is_allowed
 qualify row_number() over (
     partition by customer_id, identifier_type order by last_seen_at desc nulls last, identifier_value
 ) = 1
 """
 
-_VERDICT = """case
-            when {0}_channel.status <> 'granted' then false
-            when {0}_any.status <> 'granted' and coalesce({0}_any.occurred_at >= {0}_channel.occurred_at, true) then false
-            when {0}_channel.status = 'granted' or {0}_any.status = 'granted' then true
-        end"""
+_PRESENT = """
+create or replace temp table present as
+select distinct members.customer_id
+from audiences.memberships as members
+semi join chosen using (customer_id)
+semi join unified.customers as customers using (customer_id)
+where audience = $audience and left_at is null
+"""
+
+_UNSENT = """
+create or replace temp table unsent as
+select present.customer_id, case
+        when bool_or(addresses.reason in ('suppressed', 'person suppressed')) then 'suppressed'
+        when count(addresses.customer_id) > 0 then 'no consent for the channel'
+        else 'no usable identifier'
+    end as reason
+from present
+anti join contacts using (customer_id)
+left join addresses on addresses.customer_id = present.customer_id
+group by present.customer_id
+"""
+
+_UNSENT_BY_ID = """
+create or replace temp table unsent as
+select customer_id, case
+        when reason = 'suppressed' or $channel is null then reason
+        else 'no consent for the channel'
+    end as reason
+from judged
+where not is_allowed
+"""
 
 
 class WarehouseMembers:
     """Members of one audience by its last published version.
 
-    An address is sent only if it was consented to for the purpose: by a grant of its own, or of its person by an identifier
-    that is no address; a denial of either keeps it out. Whoever has none of the addresses that the columns ask for is not
-    sent at all.
+    A member is sent with addresses that may be contacted for the purpose, one of each type that the columns ask for; whoever
+    has none is not sent at all. Where no column asks for an address, the customer is judged.
+
+    While rows are read, the temporary table `unsent(customer_id, reason)` has the members among those asked for who are not
+    sent. Reasons: `no usable identifier`, `suppressed`, `no consent for the channel`, and where neither an address nor a
+    channel is asked for `consent denied or withdrawn` or `no consent`.
 
     Args:
         connection: the warehouse; it is read while a plan is made, and nothing is sent meanwhile.
         columns: for each column of the destination what it holds: a column of unified.customers, or `audience`.
-        channel: the one that consent is asked for; None: email for e-mail addresses and sms for phones.
+        channel: the one that consent is asked for; None: the usual one of each type of address.
+        legitimate_interest: purposes for which who said nothing may be contacted, of the home's settings.
     """
 
     def __init__(
@@ -107,10 +90,12 @@ class WarehouseMembers:
         purpose: str,
         columns: Mapping[str, str],
         channel: str | None = None,
+        legitimate_interest: Collection[str] = (),
     ) -> None:
         self._connection, self.audience, self.purpose = connection, audience, purpose
         self.columns, self.channel = dict(columns), channel
-        self.shape = json.dumps([self.columns, purpose, channel])
+        self._legitimate = [purpose] if purpose in legitimate_interest else []
+        self.shape = json.dumps([self.columns, purpose, channel, self._legitimate])
         self._version = self._one("select coalesce(max(version), 0) from audiences.publications where audience = ?", audience)
         self._sequence = self._one("select value from staging._sequence")
         self.position = json.dumps({"version": self._version, "write": self._sequence})
@@ -125,8 +110,9 @@ class WarehouseMembers:
         return ((customer_id, row) for customer_id, row in self._rows() if row is not None)
 
     def changed(self, since: str, besides: Iterable[str]) -> Iterator[tuple[str, Row | None]] | None:
-        """Who entered or left since, members whose records, identity or consent changed, and those named besides.
+        """Who entered or left since, members who were touched, and those named besides.
 
+        A customer is touched by every change of records, identity and consent, also when a statement dated ahead comes due.
         None where the warehouse is older than `since`, as one from a backup is.
         """
         was = json.loads(since)
@@ -139,11 +125,6 @@ class WarehouseMembers:
             select customer_id from audiences.memberships
             where audience = $audience and left_at is null and customer_id in (
                 select customer_id from unified.touched_customers where _seq > {int(was["write"])}
-                union all
-                select named.customer_id from cleaned.crm_consents as consents
-                inner join unified.customer_identifiers as named
-                    on named.identifier_type = consents.identifier_type and named.identifier_value = consents.identifier_value
-                where consents._seq > {int(was["write"])}
             )
             """
         )
@@ -169,17 +150,19 @@ class WarehouseMembers:
             )
 
     def _rows(self) -> Iterator[tuple[str, Row | None]]:
-        wanted = [kind for kind in ADDRESSES if kind in self.columns.values()]
+        wanted = self._wanted()
+        audience = {"audience": self.audience}
+        self._connection.execute(_PRESENT, audience)
         if wanted:
-            channels = " ".join(f"when '{kind}' then '{quoted(self.channel or usual)}'" for kind, usual in ADDRESSES.items())
-            types = ", ".join(f"'{kind}'" for kind in ADDRESSES)
-            self._connection.execute(_THEIRS)
-            self._connection.execute(
-                _CONTACTS.format(
-                    channels=channels, types=types, own=_VERDICT.format("own"), personal=_VERDICT.format("personal")
-                ),
-                {"purpose": self.purpose, "now": datetime.now(UTC).replace(tzinfo=None)},
-            )
+            self._connection.execute(_THEIRS.format(types=", ".join(f"'{kind}'" for kind in wanted)))
+            judged = address_permissions(self.purpose, self.channel, "theirs", self._legitimate)
+            self._connection.execute(f"create or replace temp table addresses as {judged}")
+            self._connection.execute(_CONTACTS)
+            self._connection.execute(_UNSENT)
+        else:
+            judged = customer_permissions(self.purpose, self.channel, "present", self._legitimate)
+            self._connection.execute(f"create or replace temp table judged as {judged}")
+            self._connection.execute(_UNSENT_BY_ID, {"channel": self.channel})
         taken = {"customer_id": "chosen.customer_id", "audience": "$audience"}
         taken |= {kind: f"{kind}.identifier_value" for kind in wanted}
         values = [taken.get(source, f"customers.{identifier(source)}") for source in self.columns.values()]
@@ -187,25 +170,41 @@ class WarehouseMembers:
             f"\nleft join contacts as {kind} on {kind}.customer_id = chosen.customer_id and {kind}.identifier_type = '{kind}'"
             for kind in wanted
         )
-        has_address = f"({' or '.join(f'{kind}.identifier_value is not null' for kind in wanted)})" if wanted else "true"
         rows = self._connection.execute(
             f"""
-            select chosen.customer_id, members.customer_id is not null and customers.customer_id is not null and {has_address},
+            select chosen.customer_id, present.customer_id is not null and unsent.customer_id is null,
                 {", ".join(values)}
             from chosen
-            left join (
-                select distinct customer_id from audiences.memberships
-                where audience = $audience and left_at is null and customer_id in (select customer_id from chosen)
-            ) as members on members.customer_id = chosen.customer_id
+            left join present on present.customer_id = chosen.customer_id
+            left join unsent on unsent.customer_id = chosen.customer_id
             left join unified.customers as customers on customers.customer_id = chosen.customer_id{joins}
             order by chosen.customer_id
             """,
-            {"audience": self.audience},
+            audience if "$audience" in values else {},
         )
         names = tuple(self.columns)
         while chunk := rows.fetchmany(_CHUNK):
             for customer_id, is_sent, *row in chunk:
                 yield customer_id, dict(zip(names, row, strict=True)) if is_sent else None
+
+    def _wanted(self) -> list[str]:
+        """The types of addresses that the columns ask for.
+
+        Raises:
+            OnefoldError: the channel reaches nobody at any of them.
+        """
+        served: dict[str, set[str]] = {}
+        for kind, channel in self._connection.execute(
+            "select identifier_type, channel from reference.contact_channels order by 1, 2"
+        ).fetchall():
+            served.setdefault(kind, set()).add(channel)
+        wanted = [kind for kind in served if kind in self.columns.values()]
+        if wanted and self.channel and not any(self.channel in served[kind] for kind in wanted):
+            raise OnefoldError(
+                f"the channel {self.channel} reaches nobody by {' or '.join(wanted)}; what serves which channel is in "
+                "dbt/seeds/contact_channels.csv"
+            )
+        return wanted
 
     def _one(self, statement: str, *values: Any) -> Any:
         return self._connection.execute(statement, list(values)).fetchone()[0]

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from dagster_project.lib.delivery.destination import NO_IDENTIFIER, Destination, Row, keyed_by
-from dagster_project.lib.delivery.ledger import OPERATIONS, Batch, Ledger, Plan, Target, connect, now
+from dagster_project.lib.delivery.ledger import OPERATIONS, TOKENS, Batch, Ledger, Plan, Target, connect, now
 from dagster_project.lib.errors import OnefoldError
+from dagster_project.lib.keyed import tokens
 
 _REMOVE, _UPDATE, _ADD = range(len(OPERATIONS))
 _CHUNK = 5_000  # rows a transaction; others may write the state store in between
@@ -260,13 +261,14 @@ class _Planner:
     def _compare(self, customers: Iterator[tuple[str, Row | None, _Held]]) -> None:
         leaving: list[tuple[str, bytes, str]] = []
         for customer_id, row, held in customers:
-            row_key = None
+            row_key, raw = None, row
             if row is None and self.has_letters:
                 self._note_unsent(customer_id, None)
             elif row is not None and self.prepare and (row := self.prepare(row)) is None:
                 self._note_unsent(customer_id, NO_IDENTIFIER)
             if row is not None:
                 sent = _canonical({name: row[name] for name in self.columns})
+                stored = sent if raw is row else _canonical({**row, TOKENS: self._address_tokens(raw)})
                 named = _canonical({name: row[name] for name in self.keys})
                 is_own = self.keys == ("customer_id",) and row["customer_id"] == customer_id
                 row_key = b"" if is_own else self._hash(named)
@@ -274,12 +276,18 @@ class _Planner:
                 there = next((was for key, was, _ in held if key == row_key), b"")
                 if there != payload:
                     phase = _UPDATE if there else _ADD  # what it may hold is added anew
-                    self._put(phase, customer_id, row_key, payload, named, sent)
+                    self._put(phase, customer_id, row_key, payload, named, stored)
             leaving += [(customer_id, key, named) for key, _, named in held if key != row_key]
             if len(leaving) >= _CHUNK:
                 self._leave(leaving)
                 leaving = []
         self._leave(leaving)
+
+    def _address_tokens(self, row: Row) -> list[str]:
+        """What refusals of the addresses in a row are known by: who checks them before sending no longer sees the addresses."""
+        sources = getattr(self.members, "columns", {})
+        named = [f"{kind}:{row[name]}" for name, kind in sources.items() if kind in ("email", "phone") and row.get(name)]
+        return tokens(self.secret, named)
 
     def _note_unsent(self, customer_id: str, reason: str | None) -> None:
         self.ledger.connection.execute("insert into temp.unsent values (?, ?)", (customer_id, reason))

@@ -10,14 +10,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from dagster_project.lib.delivery.destination import Destination, Outcome, Refused, Unavailable
-from dagster_project.lib.delivery.ledger import Batch, Ledger, SentRow, Target, anonymous, scrubbed
+from dagster_project.lib.delivery.ledger import TOKENS, Batch, Ledger, SentRow, Target, anonymous, scrubbed
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
+from dagster_project.lib.progress import tell
 
 log = logging.getLogger("onefold")
 
@@ -44,7 +45,11 @@ class Report:
 
     audience: str
     destination: str
+    state: str = "active"  # of the target; see Ledger.state
     version: int | None = None
+    adds: int = 0  # rows of the version, as planned
+    updates: int = 0
+    removes: int = 0
     requests: int = 0
     accepted: int = 0
     rejected: int = 0
@@ -79,8 +84,8 @@ class Pacer:
             self._sleep(at - moment)
 
 
-# Who must not be sent any more, of customers about to be: the reason for each.
-Withhold = Callable[[Sequence[str]], Mapping[str, str]]
+# Who must not be sent any more, of rows about to be: the reason for each customer.
+Withhold = Callable[[Sequence[SentRow]], Mapping[str, str]]
 
 
 @dataclass
@@ -106,11 +111,13 @@ class Sender:
             plan = self.ledger.open_version(target)
             if plan is None:
                 return report
-            report.version = plan.version
+            report.version, report.adds, report.updates, report.removes = plan.version, plan.adds, plan.updates, plan.removes
             self._recover(target)
             tried: Counter[str] = Counter()  # attempts of this run, by key
             while report.stopped is None and (batch := self.ledger.next_batch(target, plan.version, self.clock())):
                 self._attempt(batch, tried, report)
+                done = report.accepted + report.rejected + report.withheld + report.dead
+                tell(str(target), done, plan.adds + plan.updates + plan.removes)
             report.uncertain = sum(1 for _ in self.ledger.open_batches(target, "uncertain"))
             if report.stopped is None and report.uncertain:
                 report.stopped = (
@@ -149,7 +156,7 @@ class Sender:
         report.requests += 1
         started_at = time.monotonic()
         try:
-            outcome = self.destination.send(batch.operation, [json.loads(row.row) for row in rows], batch.key)
+            outcome = self.destination.send(batch.operation, [_shown(row) for row in rows], batch.key)
             if len(outcome.results) != len(rows):
                 raise Unavailable(f"answered for {len(outcome.results)} of {len(rows)} rows")
         except Refused as error:
@@ -170,7 +177,7 @@ class Sender:
         rows = self.ledger.rows_of(batch)
         withheld: list[tuple[SentRow, str]] = []
         if self.withhold and batch.operation != "remove":
-            reasons = self.withhold([row.customer_id for row in rows])
+            reasons = self.withhold(rows)
             withheld = [(row, reasons[row.customer_id]) for row in rows if row.customer_id in reasons]
             rows = [row for row in rows if row.customer_id not in reasons]
         report.withheld += len(withheld)
@@ -255,6 +262,13 @@ class Sender:
         return longest * random.uniform(0.5, 1)
 
 
+def _shown(row: SentRow) -> dict[str, Any]:
+    """A row as the destination gets it."""
+    values = json.loads(row.row)
+    values.pop(TOKENS, None)
+    return values
+
+
 @dataclass(frozen=True)
 class Work:
     """One audience for one destination, as it is configured."""
@@ -265,9 +279,10 @@ class Work:
     on_uncertain: Literal["resend", "hold"] = "hold"
     retries: Retries = field(default_factory=Retries)
     rate: float | None = None
+    withhold: Withhold | None = None
 
 
-def send_all(home: Home, works: Sequence[Work], withhold: Withhold | None = None) -> list[Report]:
+def send_all(home: Home, works: Sequence[Work]) -> list[Report]:
     """Send the open versions of several targets: destinations side by side, the audiences of one after each other.
 
     Nothing that goes wrong at one destination keeps another from being sent to; each report says what stopped it.
@@ -285,7 +300,7 @@ def send_all(home: Home, works: Sequence[Work], withhold: Withhold | None = None
                 try:
                     destination = work.open()
                     with contextlib.closing(destination) if hasattr(destination, "close") else contextlib.nullcontext():
-                        sender = Sender(ledger, destination, work.on_uncertain, work.retries, pacer, withhold)
+                        sender = Sender(ledger, destination, work.on_uncertain, work.retries, pacer, work.withhold)
                         reports.append(sender.send(ledger.target(work.audience, work.destination)))
                 except Exception as error:  # the others' turn comes, and the report says what it was
                     reason = str(error) if isinstance(error, OnefoldError) else f"{type(error).__name__}: {error}"

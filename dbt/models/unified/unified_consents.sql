@@ -1,6 +1,7 @@
--- Grain: one customer, purpose and channel, with the statement in force: the latest wins, of equal times a denial. A
--- channel of `any` speaks for all. Fed by crm consents; read by publication.
-{{ config(materialized='table') }}
+-- Grain: one customer, purpose and channel, with the statement in force, whichever of their identifiers it named: the latest wins,
+-- of equal times a denial. A channel of `any` speaks for all. Whether somebody may be contacted is unified.contact_permissions.
+-- Fed by statements; read by BI and the profile.
+{{ config(incremental_strategy='changed') }}
 
 with stated as (
     select
@@ -15,14 +16,14 @@ with stated as (
                 consents.occurred_at desc,
                 case when consents.status = 'granted' then 1 else 0 end,
                 consents.status,
-                consents.record_id
+                consents.statement_id
         ) as recency
-    from {{ ref('cleaned_crm_consents') }} as consents
-    inner join {{ ref('identity_assignments') }} as assignments
+    from {{ ref('unified_consent_statements') }} as consents
+    inner join {{ of_touched('identity_assignments') }} as assignments
         on assignments.identifier_type = consents.identifier_type
         and assignments.identifier_value = consents.identifier_value
         and {{ in_span('assignments', 'consents.occurred_at') }}
-    where consents.occurred_at <= {{ as_of() }}
+    where consents.occurred_at <= {{ as_of() }} and consents.status in ('granted', 'denied', 'withdrawn')
 )
 
-select customer_id, purpose, channel, status, occurred_at as as_of from stated where recency = 1
+select customer_id, purpose, channel, status, occurred_at as as_of, {{ seq() }} from stated where recency = 1

@@ -1,4 +1,4 @@
--- Grain: one customer whose records, identity or attributes changed, with the number of the write that last did. Fed by
+-- Grain: one customer whose records, identity, attributes or consent changed, with the number of the write that last did. Fed by
 -- identity and the unified tables; read by every model that is kept up to date customer by customer.
 {{ config(unique_key='customer_id', incremental_strategy='delete+insert') }}
 
@@ -21,6 +21,11 @@ with touched as (
     union
     select assignments.customer_id
     from (select * from {{ ref('cleaned_external_attributes') }} where {{ is_new() }}) as stated
+    inner join {{ ref('identity_assignments') }} as assignments
+        on assignments.identifier_type = stated.identifier_type and assignments.identifier_value = stated.identifier_value
+    union
+    select assignments.customer_id
+    from (select * from {{ ref('unified_consent_statements') }} where {{ is_new() }}) as stated
     inner join {{ ref('identity_assignments') }} as assignments
         on assignments.identifier_type = stated.identifier_type and assignments.identifier_value = stated.identifier_value
 )
