@@ -18,6 +18,7 @@ from rich.markup import escape
 from dagster_project import terminal
 from dagster_project.cli_activation import consent, deliver, delivery
 from dagster_project.cli_bench import bench
+from dagster_project.cli_delivery import new
 from dagster_project.cli_identity import explain, identity
 from dagster_project.lib import answers
 from dagster_project.lib.contracts import Mapping, load_channels
@@ -58,6 +59,7 @@ main.add_command(deliver)
 main.add_command(delivery)
 main.add_command(explain)
 main.add_command(identity)
+main.add_command(new)
 
 
 @main.command()

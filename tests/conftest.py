@@ -64,8 +64,9 @@ def receiver() -> Iterator[Receiver]:
     thread = threading.Thread(target=receiver.server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield receiver
-    receiver.server.shutdown()
-    receiver.server.server_close()
+    if receiver.server.fileno() != -1:  # a test may have ended it
+        receiver.server.shutdown()
+        receiver.server.server_close()
     thread.join()
 
 

@@ -4,17 +4,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Receiver:
-    """A real HTTP server; `answers` are (status, headers, body) for the next requests, then 200."""
+    """A real HTTP server; `answers` are (status, headers, body) for the next requests, then what `usual` says."""
 
     def __init__(self) -> None:
-        self.requests, self.answers = [], []
+        self.requests, self.answers, self.usual = [], [], lambda body: (200, {}, b"")
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 receiver.requests.append((dict(self.headers.items()), body))
-                status, headers, answer = receiver.answers.pop(0) if receiver.answers else (200, {}, b"")
+                status, headers, answer = receiver.answers.pop(0) if receiver.answers else receiver.usual(body)
                 if status == 0:  # hang up without an answer
                     self.close_connection = True
                     return

@@ -16,7 +16,9 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
+import duckdb
 import pytest
+from conformance import Conforms, Place
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from hypothesis import given
@@ -33,6 +35,7 @@ from dagster_project.lib.delivery.planning import plan
 from dagster_project.lib.delivery.sending import Report, Retries, Sender
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
+from dagster_project.lib.statements import NewRefusals, Statement, state
 
 SHA = re.compile(r"[0-9a-f]{64}")
 
@@ -911,7 +914,9 @@ class Meta:
         unhashed = {"EXTERN_ID", "MADID"}
         for entry in data:
             for key, value in zip(schema, entry, strict=True):
-                if value and key not in unhashed and not SHA.fullmatch(value):
+                if key == "DATA_PROCESSING_OPTIONS":
+                    assert value == ["LDU"]
+                elif value and key not in unhashed and not SHA.fullmatch(value):
                     return self.error(400, 100)
         ids = [dict(zip(schema, entry, strict=True))["EXTERN_ID"] for entry in data]
         good = {i for i in ids if i not in self.invalid}
@@ -1235,6 +1240,48 @@ def bring_up(home: Home, destination: object, members: Members) -> Report:
         return Sender(ledger, destination, retries=Retries(first_wait_seconds=1e-6), sleep=lambda _: None).send(target)
 
 
+class AdsPlace(Place):
+    """A list of a platform that knows members by the hash of their e-mail address."""
+
+    def __init__(self, platform: Google | Meta, opened: Callable[[], object]) -> None:
+        self.platform = platform
+        rows = [person(i, customer_id=name, phone=f"+8613800138{i:03}") for i, name in enumerate("abc")]
+        columns = opened().columns
+        self.rows = [{name: row[name] for name in columns} for row in rows]
+        self.open, self.leave = opened, platform.server.close
+        self.names = {name: email_hash(i) for i, name in enumerate("abc")}
+
+    def content(self) -> list[str]:
+        return [name for name, digest in self.names.items() if {name, digest} & self.platform.members]
+
+    def refuse(self, customer_id: str) -> None:
+        if isinstance(self.platform, Google):
+            self.platform.bad = {self.names[customer_id]: "INVALID_AUDIENCE_MEMBER"}
+        else:
+            self.platform.invalid, self.platform.samples = {customer_id}, [self.names[customer_id]]
+
+
+LIST = {"account_id": "123-456-7890", "audience_id": "77", **CONSENTED}
+
+
+class TestDataManager(Conforms):
+    @pytest.fixture
+    def place(self, google: Google) -> AdsPlace:
+        return AdsPlace(google, lambda: DataManager(**LIST, terms_accepted=True, endpoint=google.server.url))
+
+
+class TestGoogleAds(Conforms):
+    @pytest.fixture
+    def place(self, google: Google) -> AdsPlace:
+        return AdsPlace(google, lambda: GoogleAds(**LIST, login_account_id="999-999-9999", endpoint=google.server.url))
+
+
+class TestCustomAudience(Conforms):
+    @pytest.fixture
+    def place(self, platform: Meta) -> AdsPlace:
+        return AdsPlace(platform, lambda: CustomAudience(audience_id="2300", region="CN", endpoint=platform.server.url))
+
+
 @pytest.mark.parametrize("api", ["data_manager", "google_ads"])
 def test_google_of_a_home_ends_with_what_the_audience_says(home: Home, google: Google, monkeypatch, api: str) -> None:
     for name in ("DataManager", "GoogleAds"):
@@ -1261,6 +1308,137 @@ def test_meta_of_a_home_ends_with_what_the_audience_says(home: Home, platform: M
     members.people["c6"]["email"] = "person99@example.com"
     assert bring_up(home, ads.open(home, "ads", "regulars"), members).is_finished
     assert platform.members == {f"c{i}" for i in range(4, 26)}
+
+
+VALUES = {
+    "email": st.one_of(st.none(), ADDRESSES, st.just("none"), st.lists(ADDRESSES, max_size=3)),
+    "phone": st.one_of(st.none(), PHONES, st.just("n/a"), st.lists(PHONES, max_size=2)),
+    "first_name": st.one_of(st.none(), st.text(max_size=5), st.just("小明")),
+    "last_name": st.one_of(st.none(), st.text(max_size=5), st.just("王")),
+    "gender": st.sampled_from([None, "female", "other"]),
+    "birth_date": st.sampled_from([None, "1990-02-09", "?", date(1987, 12, 1)]),
+    "city": st.sampled_from([None, "北京", "New York"]),
+    "region": st.sampled_from([None, "California", "广东"]),
+    "postal_code": st.sampled_from([None, "94035-1234", "100000", "SW1A 1AA", "-"]),
+    "country": st.sampled_from([None, "US", "GB", "cn", "Narnia"]),
+    "madid": st.sampled_from([None, "AECE52E7-03EE-455A-B3C4-E57283966239", "?"]),
+}
+
+
+@given(st.fixed_dictionaries({"customer_id": st.just("c1"), **VALUES}))
+def test_a_prepared_row_is_sent_as_the_row_itself_would_be(row: dict) -> None:
+    both = {"account_id": "1", "audience_id": "2", "region": "CN", "ad_user_data": "granted", "ad_personalization": "granted"}
+    for google in (DataManager(**both, terms_accepted=True), GoogleAds(**both)):
+        prepared = google.prepare(row)
+        assert (google.member(prepared) if prepared else None) == google.member(row)
+        assert prepared is None or google.prepare(json.loads(json.dumps(prepared))) == prepared
+        assert prepared is None or tuple(prepared) == google.columns
+    ours = CustomAudience(audience_id="2", region="CN", columns=meta.COLUMNS)
+    prepared = ours.prepare(row)
+    assert (ours.entries(prepared) if prepared else []) == ours.entries(row)
+    assert prepared is None or ours.prepare(json.loads(json.dumps(prepared))) == prepared
+    contact = {str(row[name]) for name in ("email", "phone", "first_name", "last_name", "birth_date") if row[name]}
+    assert prepared is None or not contact & {str(value) for value in prepared.values()}
+
+
+@pytest.mark.parametrize("kind", ["google", "meta"])
+def test_the_ledger_never_has_contact_data_that_are_sent_as_hashes(
+    home: Home, google: Google, platform: Meta, monkeypatch, kind: str
+) -> None:
+    monkeypatch.setattr(google_module, "DataManager", partial(DataManager, endpoint=google.server.url))
+    monkeypatch.setattr(meta, "CustomAudience", partial(CustomAudience, endpoint=platform.server.url))
+    destination = configured(home, GOOGLE_YAML if kind == "google" else META_YAML)["ads"].open(home, "ads", "regulars")
+    members = Members(*range(5))
+    members.people["c3"] |= {"email": "none", "phone": "n/a", "first_name": None}
+    for customer, row in members.people.items():
+        members.people[customer] = {column: row[column] for column in destination.columns}
+    with Ledger(home) as ledger:
+        target = ledger.target("regulars", "ads")
+        assert plan(ledger, target, destination, members).adds == 4
+        planned = "\n".join(ledger.connection.iterdump())
+        assert Sender(ledger, destination).send(target).accepted == 4
+        assert not PERSONAL.search(planned + "\n".join(ledger.connection.iterdump()))
+        assert email_hash(1) in planned  # the dump was looking at the rows
+
+
+def test_who_refuses_after_the_plan_is_known_by_an_address_that_the_row_does_not_show(
+    home: Home, platform: Meta, monkeypatch
+) -> None:
+    monkeypatch.setattr(meta, "CustomAudience", partial(CustomAudience, endpoint=platform.server.url))
+    ads = configured(home, META_YAML)["ads"]
+    destination, members = ads.open(home, "ads", "regulars"), Members(1, 2, 3)
+    members.columns = ads.columns
+    for customer, row in members.people.items():
+        members.people[customer] = {column: row[column] for column in destination.columns}
+    with duckdb.connect() as warehouse, Ledger(home) as ledger:
+        warehouse.execute("create schema reference")
+        warehouse.execute("create schema unified")
+        warehouse.execute(
+            "create table reference.contact_channels as select * from (values ('email', 'email', true), "
+            "('phone', 'sms', true)) as t(identifier_type, channel, is_usual)"
+        )
+        warehouse.execute(
+            "create table unified.customer_identifiers (customer_id text, identifier_token text, valid_to timestamp)"
+        )
+        refusals = NewRefusals(home, warehouse)
+        target = ledger.target("regulars", "ads")
+        plan(ledger, target, destination, members)
+        said = datetime.now(UTC)
+        for kind, value, channel in (("email", "Person1@example.com", "any"), ("phone", "+86 138 0000 0002", "ads")):
+            state(home, Statement(kind, value, "marketing", channel, "withdrawn", said, "on the phone"))
+        withhold = refusals.of("marketing", ads.columns, "ads")
+        report = Sender(ledger, destination, withhold=withhold).send(target)
+    assert (report.accepted, report.withheld) == (1, 2)
+    assert platform.members == {"c3"}
+    ((_, _, _, body),) = platform.calls
+    assert "_tokens" not in json.dumps(body)
+
+
+def test_whom_nothing_identifies_is_a_letter_with_that_reason_until_something_does(
+    home: Home, platform: Meta, monkeypatch
+) -> None:
+    monkeypatch.setattr(meta, "CustomAudience", partial(CustomAudience, endpoint=platform.server.url))
+    destination = configured(home, META_YAML)["ads"].open(home, "ads", "regulars")
+    blank = {"email": "none", "phone": None, "first_name": None}
+
+    def letters() -> list[tuple[str, str, str]]:
+        with Ledger(home) as ledger:
+            return [(one.customer_id, one.operation, one.reason) for one in ledger.letters(ledger.target("regulars", "ads"))]
+
+    members = Members(1, 2, 3)
+    members.people["c2"] |= blank
+    bring_up(home, destination, members)
+    assert platform.members == {"c1", "c3"}
+    assert letters() == [("c2", "add", "no usable identifier")]
+    members = Members(1, 2, 3)
+    members.people["c1"] |= blank  # was there: what was sent is removed
+    bring_up(home, destination, members)
+    assert platform.members == {"c2", "c3"}
+    assert letters() == [("c1", "add", "no usable identifier")]
+    with Ledger(home) as ledger:
+        ledger.replay(ledger.target("regulars", "ads"))
+    bring_up(home, destination, members)
+    assert letters() == [("c1", "add", "no usable identifier")]
+    bring_up(home, destination, Members(1, 2, 3))
+    assert (platform.members, letters()) == ({"c1", "c2", "c3"}, [])
+
+
+def test_limited_data_use_is_told_with_each_addition(home: Home, platform: Meta, monkeypatch) -> None:
+    monkeypatch.setattr(meta, "CustomAudience", partial(CustomAudience, endpoint=platform.server.url))
+    destination = configured(home, META_YAML + "limited_data_use: true\n")["ads"].open(home, "ads", "regulars")
+    destination.send("add", [person(1)], "k")
+    payload = platform.calls[0][3]["payload"]
+    assert payload["schema"] == [*destination.keys, "DATA_PROCESSING_OPTIONS"]
+    assert payload["data"][0][-1] == ["LDU"]
+    destination.send("remove", [person(1)], "k")
+    assert platform.calls[1][3]["payload"]["schema"] == list(destination.keys)
+
+
+def test_only_what_shows_advertisements_is_advertising(home: Home) -> None:
+    assert configured(home, GOOGLE_YAML)["ads"].is_advertising
+    assert configured(home, META_YAML)["ads"].is_advertising
+    files = "kind: files\naudiences: regulars\ncolumns: [customer_id]\n"
+    assert not configured(home, files)["ads"].is_advertising
 
 
 @pytest.mark.parametrize(

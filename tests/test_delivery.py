@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from dagster_project.lib.delivery.destination import ACCEPTED, Outcome, Refused, Result, Unavailable, rejected, try_again
 from dagster_project.lib.delivery.ledger import Ledger
-from dagster_project.lib.delivery.planning import plan, withdraw
+from dagster_project.lib.delivery.planning import plan, recheck, withdraw
 from dagster_project.lib.delivery.sending import Pacer, Retries, Sender, Work, send_all
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
@@ -530,18 +530,55 @@ def test_a_replay_sends_the_row_as_it_is_now_or_not_at_all(home):
 def test_rows_asked_for_again_are_sent_alone_under_a_key_of_their_own_after_the_pause(home):
     clock, far = Clock(), Scripted([ACCEPTED, try_again("busy", after=7)])
     report = run(home, far, first_town(), clock)
-    (_, _, first), (_, rows, second) = far.asked[:2]
+    (_, _, first), (_, rows, second) = far.asked[0], far.asked[-1]
     assert [row["customer_id"] for row in rows] == ["b"]
     assert second == f"{first}.1"
     assert clock.slept[0] >= 7
     assert report.accepted == 5
 
 
+def test_rows_that_wait_let_others_of_their_operation_pass_and_none_of_the_next(home):
+    clock, far, town = Clock(), Scripted(batch_size=1), first_town()
+    run(home, far, town, clock)
+    far.asked.clear()
+    far.answers = [[try_again("busy", after=60)], [ACCEPTED], [try_again("busy", after=20)]]
+    town.set(a=None, b=None, c=None, f="f@x.cn")
+    assert run(home, far, town, clock).is_finished
+    assert names(far.asked) == [*[("remove", [name]) for name in "abcca"], ("add", ["f"])]
+    assert clock.slept == [pytest.approx(20), pytest.approx(40)]
+
+
+def test_whole_batches_that_fail_hold_up_the_rest(home):
+    far = Scripted([try_again("busy", after=60)], Unavailable("down", is_certain=True), batch_size=1)
+    run(home, far, first_town())
+    assert [rows[0]["customer_id"] for _, rows, _ in far.asked] == ["a", "b", "b", "c", "d", "e", "a"]
+
+
+def test_many_small_batches_are_looked_at_again_together(home):
+    far, town = Scripted(batch_size=1), first_town()
+    questions = []
+
+    def these(customers):
+        questions.append(customers)
+        return ((customer, None if customer in "bd" else town.people[customer]) for customer in customers)
+
+    town.these = these
+    with Ledger(home) as ledger:
+        target = ledger.target("regulars", "far")
+        plan(ledger, target, far, town)
+        assert recheck(ledger, target, town) == 2
+    assert questions == [["a", "b", "c", "d", "e"]]
+    run(home, far, town)
+    assert names(far.asked)[:3] == [("add", ["a"]), ("add", ["c"]), ("add", ["e"])]
+
+
 def test_rows_asked_for_again_too_often_are_given_up_and_planned_anew(home):
-    far, town = Scripted(*[[try_again("busy")] * 2] * 3), first_town()
+    again = [try_again("busy")] * 2
+    far, town = Scripted(again, None, None, again, again), first_town()
     report = run(home, far, town, retries=Retries(attempts=3))
     assert (report.dead, report.is_finished) == (2, True)
-    assert [key.rpartition("-")[2][24:] for _, _, key in far.asked[:3]] == ["", ".1", ".2"]
+    keys = [key for _, rows, key in far.asked if rows[0]["customer_id"] == "a"]
+    assert [key.rpartition("-")[2][24:] for key in keys] == ["", ".1", ".2"]
     far.asked.clear()
     run(home, far, town)
     assert names(far.asked) == [("add", ["a", "b"])]
@@ -722,7 +759,7 @@ def test_old_requests_and_answered_batches_are_dropped_and_the_open_ones_stay(ho
             (1, "finished", 0),
             (2, "open", 0),
         ]
-        assert ledger.next_batch(target, 2).operation == "remove"
+        assert ledger.next_batch(target, 2, moment=0).operation == "remove"
         assert ledger.is_left_over()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import duckdb
 import fsspec
 import pytest
+from conformance import Conforms, Place
 from judging import judge_permissions
 
 from dagster_project.lib.delivery.configuration import load_destinations, works
@@ -302,6 +303,84 @@ def test_a_table_of_the_warehouse_holds_what_was_sent(home):
     with home.connect("test") as connection:
         rows = connection.execute("select * from delivered.regulars order by 1").fetchall()
     assert rows == [("a", "new@x.cn", "gold, “first”", None), ("c", None, "1", "上海")]
+
+
+# ------------------------------------------------------------------ like every destination
+
+
+class Kept(Place):
+    """A place of one of the kinds above; what it holds is read by a function."""
+
+    def __init__(self, opened, content, refuse=None, leave=None) -> None:
+        self.rows = [{"customer_id": name, "email": f"{name}@example.com", "tier": "金卡"} for name in "abc"]
+        self.open, self.content, self.refuse, self.leave = opened, content, refuse, leave
+
+
+class TestFiles(Conforms):
+    @pytest.fixture
+    def place(self, tmp_path) -> Kept:
+        def content() -> list[str]:
+            there: list[str] = []
+            for file in sorted((tmp_path / "out").iterdir()):
+                for row in map(json.loads, file.read_text().splitlines()):
+                    changes = {"add": there.append, "remove": there.remove, "update": there.index}
+                    changes[row["operation"]](row["customer_id"])
+            return there
+
+        return Kept(lambda: Files(str(tmp_path / "out"), "jsonl", COLUMNS, KEY, 2), content)
+
+
+class TestWarehouseTable(Conforms):
+    @pytest.fixture
+    def place(self, home) -> Kept:
+        def content() -> list[str]:
+            with home.connect("test") as connection:
+                return [name for (name,) in connection.execute("select customer_id from delivered.regulars").fetchall()]
+
+        return Kept(lambda: WarehouseTable(home, "regulars", COLUMNS, KEY, 2), content)
+
+
+class TestPostgresTable(Conforms):
+    @pytest.fixture
+    def place(self, postgres, database) -> Kept:
+        database.execute("create table regulars (customer_id text primary key, email text, tier text)")
+        dsn = [postgres]
+        return Kept(
+            lambda: PostgresTable(dsn[0], "regulars", COLUMNS, KEY, 2),
+            lambda: [name for (name,) in database.execute("select customer_id from regulars").fetchall()],
+            lambda name: database.execute(f"alter table regulars add check (customer_id <> '{name}')"),
+            lambda: dsn.__setitem__(0, "host=/nowhere user=x dbname=x"),
+        )
+
+
+class TestWebhook(Conforms):
+    @pytest.fixture
+    def place(self, receiver) -> Kept:
+        refused: list[str] = []
+
+        def answer(body: bytes) -> tuple[int, dict, bytes]:
+            rows = json.loads(body)["rows"]
+            bad = [{"index": i, "status": "rejected"} for i, row in enumerate(rows) if row["customer_id"] in refused]
+            return 200, {}, json.dumps({"results": bad}).encode()
+
+        def content() -> list[str]:
+            there: list[str] = []
+            for key, body in {headers["Idempotency-Key"]: json.loads(body) for headers, body in receiver.requests}.items():
+                assert key == body["key"]
+                for row in body["rows"]:
+                    if row["customer_id"] not in refused:
+                        changes = {"add": there.append, "remove": there.remove, "update": there.index}
+                        changes[body["operation"]](row["customer_id"])
+            return there
+
+        def leave() -> None:
+            receiver.server.shutdown()
+            receiver.server.server_close()
+
+        receiver.usual = answer
+        return Kept(
+            lambda: Webhook(receiver.url, SECRET, "regulars", COLUMNS, KEY, "deduplicates", 2), content, refused.append, leave
+        )
 
 
 # ------------------------------------------------------------------ configuration

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import duckdb
 
-from dagster_project.lib.delivery.ledger import SentRow
+from dagster_project.lib.delivery.ledger import TOKENS, SentRow
 from dagster_project.lib.home import Home
 from dagster_project.lib.keyed import tokens
 from dagster_project.lib.phones import e164
@@ -149,6 +149,8 @@ class NewRefusals:
         if not addresses:
             return []
         values = json.loads(row.row)
+        if TOKENS in values:
+            return values[TOKENS]
         named = [f"{kind}:{normal(kind, str(values[c]), self._region)}" for c, kind in addresses.items() if values.get(c)]
         return tokens(self._home.key, named)
 

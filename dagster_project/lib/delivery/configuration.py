@@ -18,6 +18,8 @@ from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
 from dagster_project.lib.settings import Settings
 
+_HERE = ("localhost", "127.0.0.1", "::1")  # this machine: what is sent to it need not be encrypted
+
 
 class FromEnvironment(BaseModel):
     """A secret, by the name of the environment variable that holds it."""
@@ -37,13 +39,27 @@ class FromEnvironment(BaseModel):
         raise OnefoldError(f"{place}: the environment variable {self.env} is not set; set it where Onefold runs")
 
 
+def _check_url(value: str) -> None:
+    parts = urlsplit(value)
+    if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _HERE)):
+        raise ValueError("is not an https:// address; http:// is for this machine only")
+    if parts.password or parts.username:
+        raise ValueError("has credentials in it; use `headers` with {env: NAME}")
+
+
+def _check_headers(headers: dict[str, Any], remedy: str) -> None:
+    for name, given in headers.items():
+        if isinstance(given, str) and re.search(r"auth|key|token|secret|cookie|password", name, re.I):
+            raise ValueError(f"'{name}' looks like a secret; {remedy}")
+
+
 class Configured(BaseModel):
     """What every destination's file may say."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     description: str = Field("", description="For people.")
-    audiences: tuple[str, ...] = Field(min_length=1, description="Names of the audiences that go there.")
+    audiences: tuple[str, ...] = Field(description="Names of the audiences that go there; none: nothing is sent.")
     columns: dict[str, str] = Field(
         min_length=1, description="column there: column of unified.customers, or audience. A list where the names are the same."
     )
@@ -51,10 +67,11 @@ class Configured(BaseModel):
     channel: str | None = Field(None, pattern=NAME, description="Channel that consent is asked for, where it is not the usual.")
     batch_size: int = Field(1_000, ge=1, le=100_000, description="Rows a request.")
     rate: float | None = Field(None, gt=0, description="Requests a second at most.")
-    retries: Retries = Field(default_factory=Retries)
+    retries: Retries = Field(default_factory=Retries, description="How often and how patiently a batch is tried.")
     on_uncertain: Literal["resend", "hold"] = Field("hold", description="What to do where a batch may come twice.")
 
     shares_rows: ClassVar[bool] = False  # whether its audiences' rows lie in one place there
+    is_advertising: ClassVar[bool] = False  # whether it shows its audiences advertisements: restricted tags may not
 
     @field_validator("columns", mode="before")
     @classmethod
@@ -123,20 +140,13 @@ class WebhookConfigured(Configured):
     @field_validator("url")
     @classmethod
     def _contact_data_go_encrypted(cls, value: str) -> str:
-        parts = urlsplit(value)
-        is_here = parts.hostname in ("localhost", "127.0.0.1", "::1")
-        if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and is_here)):
-            raise ValueError("is not an https:// address; http:// is for this machine only")
-        if parts.password or parts.username:
-            raise ValueError("has credentials in it; use `headers` with {env: NAME}")
+        _check_url(value)
         return value
 
     @field_validator("headers")
     @classmethod
     def _secrets_are_not_written_here(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for name, given in value.items():
-            if isinstance(given, str) and re.search(r"auth|key|token|secret|cookie|password", name, re.I):
-                raise ValueError(f"'{name}' looks like a secret; write {{env: NAME}} and set that environment variable")
+        _check_headers(value, "write {env: NAME} and set that environment variable")
         return value
 
     def open(self, home: Home, name: str, audience: str) -> Destination:
@@ -180,9 +190,10 @@ class WarehouseConfigured(Configured):
 class AdvertisingConfigured(Configured):
     """A list of an advertising platform for each audience; what names a member there is all that was sent of them."""
 
-    audiences: dict[str, str] = Field(min_length=1, description="The number of the platform's list, by audience.")
+    audiences: dict[str, str] = Field(description="The number of the platform's list, by audience: {audience: 7712345678}.")
     key: tuple[()] = Field((), description="None: the platform knows no keys.")
     batch_size: int = Field(10_000, ge=1, le=10_000, description="Rows a request.")
+    is_advertising: ClassVar[bool] = True
 
     @field_validator("audiences", mode="before")
     @classmethod
@@ -205,9 +216,13 @@ class GoogleConfigured(AdvertisingConfigured):
     )
     account: str = Field(pattern=r"^[0-9-]+$", description="Google Ads account that has the lists.")
     login_account: str | None = Field(None, pattern=r"^[0-9-]+$", description="Manager account of the credentials.")
-    ad_user_data: Literal["granted"] = Field(description="That members consent to Google having their data for advertising.")
-    ad_personalization: Literal["granted", "denied"] = Field(description="Whether they consent to personalised advertising.")
-    terms_accepted: Literal[True] = Field(description="That the company accepted Google's Customer Match policy.")
+    ad_user_data: Literal["granted"] = Field(description="That members consent to Google having their data; told to Google.")
+    ad_personalization: Literal["granted", "denied"] = Field(
+        description="Whether they consent to personalised advertising; told to Google."
+    )
+    terms_accepted: Literal[True] = Field(
+        description="That the company accepted Google's Customer Match policy; told to Google."
+    )
     credentials: FromEnvironment = FromEnvironment(env="GOOGLE_APPLICATION_CREDENTIALS")
     developer_token: FromEnvironment = FromEnvironment(env="GOOGLE_ADS_DEVELOPER_TOKEN")
     version: str = Field("v26", pattern=r"^v[0-9]+$", description="Of the Google Ads API; Google ends some each year.")
@@ -245,6 +260,7 @@ class MetaConfigured(AdvertisingConfigured):
     token: FromEnvironment = FromEnvironment(env="META_ACCESS_TOKEN")
     version: str = Field("v25.0", pattern=r"^v[0-9]+\.[0-9]+$", description="Of the Marketing API; Meta ends some each year.")
     app_secret: FromEnvironment | None = Field(None, description="Where the app demands a proof of its secret.")
+    limited_data_use: bool = Field(False, description="Whether Meta is told to limit the use of data of some American states.")
     columns: dict[str, str] = Field(
         {
             name: name
@@ -266,15 +282,182 @@ class MetaConfigured(AdvertisingConfigured):
             columns=tuple(self.columns),
             token_env=self.token.env,
             app_secret_env=self.app_secret.env if self.app_secret else None,
+            limited_data_use=self.limited_data_use,
             version=self.version,
         )
         destination.batch_size = min(self.batch_size, destination.batch_size)
         return destination
 
 
+class FromFile(BaseModel):
+    """A text, by the name of a file beside the destination's own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str = Field(pattern=r"^[^/\\]+$")
+
+
+class SmtpConfigured(Configured):
+    """An e-mail to each member who is added."""
+
+    kind: Literal["smtp"]
+    host: str = Field(description="The mail server that takes messages.")
+    port: int | None = Field(None, ge=1, le=65535, description="By default 587, with `tls` 465, with `none` 25.")
+    security: Literal["starttls", "tls", "none"] = Field("starttls", description="`none` is for this machine only.")
+    username: FromEnvironment | None = None
+    password: FromEnvironment | None = None
+    sender: str = Field(alias="from", description="Such as Shop <news@example.com>.")
+    reply_to: str | None = None
+    bounces: str | None = Field(None, description="Address that undeliverable messages go back to; else that of `from`.")
+    to: str = Field("email", description="Column with the member's address.")
+    subject: str = Field(description="Template of the subject.")
+    text: str | FromFile | None = Field(None, description="Template of the plain text.")
+    html: str | FromFile | None = Field(None, description="Template of the HTML.")
+    unsubscribe: str | None = Field(None, description="Template of the URL that ends such messages, for List-Unsubscribe.")
+    batch_size: Literal[1] = Field(1, description="A message is a batch of its own.")
+
+    @model_validator(mode="after")
+    def _can_be_sent(self) -> "SmtpConfigured":
+        if self.security == "none" and self.host not in _HERE:
+            raise ValueError("security: none is for a mail server on this machine only; write starttls or tls")
+        if (self.username is None) != (self.password is None):
+            raise ValueError("username: a log-in needs both, username and password")
+        if self.to not in self.columns:
+            raise ValueError(f"to: '{self.to}' is none of the columns; there are {', '.join(self.columns)}")
+        if {self.columns[name] for name in self.key} != {"customer_id"}:
+            raise ValueError("key: has to be the customer, as one whose key changes would get a second message")
+        if not (self.text or self.html):
+            raise ValueError("text: a message needs a text, html, or both")
+        if self.unsubscribe and not re.match(r"https://|\{\{", self.unsubscribe):
+            raise ValueError("unsubscribe: has to be an https:// address")
+        self._letter(*("" if isinstance(given, FromFile) else given for given in (self.text, self.html)))
+        return self
+
+    def _letter(self, text: str | None, html: str | None) -> Any:
+        from dagster_project.lib.delivery.mail import Letter
+
+        return Letter(
+            columns=tuple(self.columns),
+            to=self.to,
+            sender=self.sender,
+            subject=self.subject,
+            text=text,
+            html=html,
+            reply_to=self.reply_to,
+            unsubscribe=self.unsubscribe,
+        )
+
+    def open(self, home: Home, name: str, audience: str) -> Destination:
+        from dagster_project.lib.delivery.mail import PORTS, Mail, Server
+
+        place = f"destination {name}"
+        login = (self.username.read(place), self.password.read(place)) if self.username and self.password else None
+        texts = []
+        for given in (self.text, self.html):
+            try:
+                is_file = isinstance(given, FromFile)
+                texts.append((home.path / "destinations" / given.file).read_text("utf-8") if is_file else given)
+            except OSError as error:
+                raise OnefoldError(f"{place}: {error.filename} cannot be read: {error.strerror}") from error
+        try:
+            letter = self._letter(*texts)
+        except ValueError as error:
+            raise OnefoldError(f"{place}: {error}") from error
+        server = Server(self.host, self.port or PORTS[self.security], self.security, login)
+        return Mail(server, letter, audience, tuple(self.columns), self.key, self.bounces)
+
+
+class AppriseConfigured(Configured):
+    """A message to a team that says how many entered and left."""
+
+    kind: Literal["apprise"]
+    url: FromEnvironment = Field(description="Apprise's URL of one service; it has the service's key in it.")
+    title: str | None = Field(None, description="Template of the title; by default the audience's name.")
+    message: str | None = Field(None, description="Template of the message; by default how many entered or left.")
+    columns: dict[str, str] = Field({"customer_id": "customer_id"}, min_length=1, description="That `rows` have in templates.")
+    batch_size: int = Field(100_000, ge=1, le=100_000, description="Customers a message counts.")
+    on_uncertain: Literal["resend", "hold"] = Field("resend", description="A number that is told twice does no harm.")
+
+    @model_validator(mode="after")
+    def _can_be_written(self) -> "AppriseConfigured":
+        from dagster_project.lib.delivery.chat import worded
+
+        worded(self.title or "", self.message or "")
+        return self
+
+    def open(self, home: Home, name: str, audience: str) -> Destination:
+        from dagster_project.lib.delivery.chat import MESSAGE, TITLE, Chat
+
+        url = self.url.read(f"destination {name}")
+        columns = tuple(self.columns)
+        return Chat(url, audience, columns, self.key, self.batch_size, self.title or TITLE, self.message or MESSAGE)
+
+
+class DrtConfigured(Configured):
+    """A CRM, marketing or messaging tool, through drt-core."""
+
+    kind: Literal["drt"]
+    destination: dict[str, Any] = Field(description="The tool, in drt's own words: `type` and the keys of that type.")
+    membership: str | None = Field(
+        None, description="Field there that is true of members, false of who left; may have {audience}."
+    )
+    removes: Literal["ignore"] | None = Field(None, description="`ignore`: who leaves stays there as they are.")
+    semantics: Semantics | None = Field(None, description="Of a REST API: what a row that is sent twice does there.")
+    batch_size: int = Field(100, ge=1, le=1_000, description="Rows a batch; one where the tool appends.")
+
+    @model_validator(mode="after")
+    def _drt_understands(self) -> "DrtConfigured":
+        if self.destination.get("type") == "rest_api":
+            for key, check in (
+                ("url", _check_url),
+                ("headers", lambda given: _check_headers(given, "use `auth` with {env: NAME}")),
+            ):
+                try:
+                    check(self.destination.get(key) or ("" if key == "url" else {}))
+                except ValueError as error:
+                    raise ValueError(f"destination.{key}: {error}") from error
+        is_appending = "appends" in [self._setting(audience).semantics for audience in self.audiences or ("audience",)]
+        if is_appending and self.membership:
+            raise ValueError("membership: nothing can be changed there that was sent; leave it out")
+        if not is_appending and not self.membership and not self.removes:
+            raise ValueError(
+                "membership: name a field that says who is a member, as drt deletes nobody who leaves; or write removes: ignore"
+            )
+        if self.membership in self.columns:
+            raise ValueError(f"membership: '{self.membership}' is one of the columns; give it a name of its own")
+        is_told_apart = not self.membership or "{audience}" in self.membership
+        if len(self.audiences) > 1 and not is_told_apart and "audience" not in {self.columns[name] for name in self.key}:
+            raise ValueError("membership: several audiences would share this field; put {audience} into its name")
+        return self
+
+    def _setting(self, audience: str) -> Any:
+        from dagster_project.lib.delivery.tool import setting
+
+        return setting(self.destination, self.semantics, self._membership(audience), self.key)
+
+    def _membership(self, audience: str) -> str | None:
+        return self.membership.replace("{audience}", audience) if self.membership else None
+
+    def open(self, home: Home, name: str, audience: str) -> Destination:
+        from dagster_project.lib.delivery.tool import Tool, unset
+
+        given = self._setting(audience)
+        if missing := unset(given.config):
+            raise OnefoldError(f"destination {name}: the environment variable {missing} is not set; set it where Onefold runs")
+        return Tool(given, tuple(self.columns), self.key, self.batch_size, self._membership(audience), self.rate)
+
+
 # A new kind of destination is one class here and one that sends.
 Kind = Annotated[
-    FilesConfigured | WebhookConfigured | PostgresConfigured | WarehouseConfigured | GoogleConfigured | MetaConfigured,
+    FilesConfigured
+    | WebhookConfigured
+    | PostgresConfigured
+    | WarehouseConfigured
+    | GoogleConfigured
+    | MetaConfigured
+    | SmtpConfigured
+    | AppriseConfigured
+    | DrtConfigured,
     Field(discriminator="kind"),
 ]
 _ANY = TypeAdapter(Kind)
@@ -333,5 +516,5 @@ def _read(file: Path, audiences: Collection[str], columns: Collection[str]) -> C
 
 def _place(loc: tuple) -> str:
     """Where an error is, without the kind that pydantic puts before it."""
-    shown = ".".join(str(part) for part in loc[1:] if not str(part).endswith("Environment") and part != "str")
+    shown = ".".join(str(part) for part in loc[1:] if not str(part).endswith(("Environment", "FromFile")) and part != "str")
     return f"{shown}: " if shown else ""

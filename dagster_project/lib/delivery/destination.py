@@ -24,6 +24,7 @@ class Result:
 
 
 ACCEPTED = Result("accepted")
+NO_IDENTIFIER = "no usable identifier"  # why a member is not sent of whom a destination would recognise nothing
 
 
 def rejected(reason: str) -> Result:
@@ -69,6 +70,10 @@ class Destination(Protocol):
     A destination may also have `keyed_by: tuple[str, ...]`, the columns that name a row there; without it, all do. A removal
     has these columns only, and where an update would change them the ledger sends a removal of what was sent and an addition
     instead: who is keyed by all columns never gets an update. `("customer_id",)` keeps contact data out of the ledger.
+
+    It may also have `prepare(row) -> Row | None`, which makes of a member's row what is sent, with the same columns, so that
+    the ledger holds no more than that; None for whoever nothing identifies there. Prepared again, a row stays as it is. And
+    `close()`, which ends its connections.
     """
 
     batch_size: int  # the most rows that one `send` takes

@@ -24,6 +24,7 @@ from dagster_project.lib.delivery import hashing
 from dagster_project.lib.delivery.calls import TIMEOUT, call, retry_after, secret
 from dagster_project.lib.delivery.destination import (
     ACCEPTED,
+    NO_IDENTIFIER,
     Operation,
     Outcome,
     Refused,
@@ -94,7 +95,7 @@ class DataManager:
     def send(self, operation: Operation, rows: Sequence[Row], key: str) -> Outcome:
         """Add or remove members; see Destination.send. Google has no use for the key: an audience is a set."""
         members = [self.member(row) for row in rows]
-        results: list[Result | None] = [None if member else rejected("no usable identifier") for member in members]
+        results: list[Result | None] = [None if member else rejected(NO_IDENTIFIER) for member in members]
         request_id = None
         verb = "remove" if operation == "remove" else "ingest"
         for _ in range(_ROUNDS):
@@ -115,6 +116,10 @@ class DataManager:
                 results[pending[place]] = rejected(reason)
         rest = try_again("more rows at fault than Google named in ten answers", 0)
         return Outcome(request_id, tuple(result or rest for result in results))
+
+    def prepare(self, row: Row) -> Row | None:
+        """What is sent of a row, hashed, or None if nothing identifies the member."""
+        return _prepared(row, self.columns, self._region)
 
     def member(self, row: Row) -> dict[str, Any] | None:
         """A customer as Google's AudienceMember, or None if nothing identifies them."""
@@ -200,7 +205,7 @@ class GoogleAds:
         """Add or remove members; see Destination.send. A job that was not started has no effect; a retry makes a new one."""
         members = [self.member(row) for row in rows]
         pending = [i for i, member in enumerate(members) if member]
-        results: list[Result] = [ACCEPTED if member else rejected("no usable identifier") for member in members]
+        results: list[Result] = [ACCEPTED if member else rejected(NO_IDENTIFIER) for member in members]
         if not pending:
             return Outcome(None, tuple(results))
         job = self._create_job(operation, key)
@@ -213,6 +218,10 @@ class GoogleAds:
         if len(at_fault) < len(pending):
             self._post(f"{job}:run", {})
         return Outcome(job, tuple(results))
+
+    def prepare(self, row: Row) -> Row | None:
+        """What is sent of a row, hashed, or None if nothing identifies the member."""
+        return _prepared(row, self.columns, self._region)
 
     def member(self, row: Row) -> dict[str, Any] | None:
         """A customer as the API's UserData, or None if nothing identifies them."""
@@ -346,6 +355,23 @@ def _identifiers(row: Row, region: str) -> list[tuple[str, Any]]:
         "postalCode": hashing.google_postal_code(row.get("postal_code")),
     }
     return [*found, ("address", address)] if all(address.values()) else found
+
+
+def _prepared(row: Row, columns: Sequence[str], region: str) -> Row | None:
+    """A row with its hashes in place of its values, and an address only if it is whole."""
+    found = _identifiers(row, region)
+    if not found:
+        return None
+    address = next((value for kind, value in found if kind == "address"), {})
+    values = {
+        "email": [value for kind, value in found if kind == "email"] or None,
+        "phone": [value for kind, value in found if kind == "phone"] or None,
+        "first_name": address.get("givenName"),
+        "last_name": address.get("familyName"),
+        "postal_code": address.get("postalCode"),
+        "country": address.get("regionCode"),
+    }
+    return {column: values[column] for column in columns}
 
 
 def _known(audience_id: str, columns: Sequence[str]) -> tuple[str, ...]:

@@ -72,7 +72,9 @@ def all_hashed(values: object, normal: Callable[[str], str | None]) -> list[str]
 
 def google_email(value: str) -> str | None:
     """Lower case, no white space; of Gmail addresses no dots and nothing from the + on, as they all reach one mailbox."""
-    address = "".join(character for character in value if not _is_blank(character)).lower()
+    is_plain = value.isprintable()
+    address = value.replace(" ", "") if is_plain else "".join(c for c in value if not _is_blank(c))
+    address = address.lower()
     local, at, domain = address.partition("@")
     if domain in ("gmail.com", "googlemail.com"):
         local = local.partition("+")[0].replace(".", "")
@@ -173,6 +175,8 @@ def meta_mobile_id(value: object) -> str | None:
 
 def _trimmed(text: str) -> str:
     """Text without white space around it, nor the invisible characters that come along with copied addresses."""
+    if text.isprintable():  # of what is blank it has the space at most; nearly all text is such
+        return text.strip(" ")
     start, end = 0, len(text)
     while start < end and _is_blank(text[start]):
         start += 1

@@ -169,6 +169,10 @@ class Batch:
         return (self.target, self.version, self.phase, self.batch, self.part)
 
 
+# In a row that was prepared, beside what is sent: keyed tokens of the addresses that it does not show any more.
+TOKENS = "_tokens"
+
+
 @dataclass(frozen=True)
 class SentRow:
     """One row of a batch; `place` is its number in it."""
@@ -356,14 +360,27 @@ class Ledger:
         """How many rows the destination is known to hold."""
         return self._one("select count(*) from delivery_held where target = ?", (target.number,))[0]
 
-    def next_batch(self, target: Target, version: int) -> Batch | None:
-        """The first batch that is to be sent."""
+    def next_batch(self, target: Target, version: int, moment: float) -> Batch | None:
+        """The first batch that is to be sent; rows that are to wait, as they were asked for again, let those behind them pass.
+
+        A batch that failed as a whole does not, and no row passes one of an operation before its own.
+
+        Args:
+            moment: the time, in seconds since 1970.
+        """
+        unsent = f"{_BATCH} where target = ? and version = ? and {_OPEN} and status <> 'uncertain'"
+        row = self._one(f"{unsent} order by phase, batch, part limit 1", (target.number, version))
+        if row is None:
+            return None
+        first = _batch(row)
+        if first.status != "waiting" or first.not_before <= moment:
+            return first
+        of_phase = (target.number, version, first.phase)
         row = self._one(
-            f"{_BATCH} where target = ? and version = ? and {_OPEN} and status <> 'uncertain' "
-            "order by phase, batch, part limit 1",
-            (target.number, version),
-        )
-        return _batch(row) if row else None
+            f"{unsent} and phase = ? and (status <> 'waiting' or not_before <= ?) order by batch, part limit 1",
+            (*of_phase, moment),
+        ) or self._one(f"{unsent} and phase = ? order by not_before, batch, part limit 1", of_phase)
+        return _batch(row)
 
     def open_batches(self, target: Target, status: str | None = None) -> Iterator[Batch]:
         """Batches without an answer, in the order of sending; of one status if it is named. They may be settled meanwhile."""

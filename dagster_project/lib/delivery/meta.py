@@ -20,6 +20,7 @@ from dagster_project.lib.delivery import hashing
 from dagster_project.lib.delivery.calls import TIMEOUT, call, retry_after, secret
 from dagster_project.lib.delivery.destination import (
     ACCEPTED,
+    NO_IDENTIFIER,
     Operation,
     Outcome,
     Refused,
@@ -52,6 +53,8 @@ _COLUMNS = {
 COLUMNS = tuple(dict.fromkeys(_COLUMNS.values()))
 _USUAL = tuple(column for column in COLUMNS if column != "madid")  # no customer has one unless a model gives it
 
+_BIRTH = ("DOBY", "DOBM", "DOBD")
+
 _OWN = {"EXTERN_ID", "EMAIL", "PHONE", "MADID"}  # that few people share, as they do a country
 
 _LIMIT = 10_000  # entries a request
@@ -80,6 +83,8 @@ class CustomAudience:
         columns: which of a customer's are sent; less is allowed, matching is worse then.
         token_env: the environment variable with the access token.
         app_secret_env: the one with the app's secret, where the app demands a proof of it with each call.
+        limited_data_use: whether additions are marked so that Meta, which finds out who lives in such a state, limits the
+            use of their data by the privacy laws of American states.
     """
 
     batch_size = _LIMIT
@@ -93,6 +98,7 @@ class CustomAudience:
         columns: Sequence[str] = _USUAL,
         token_env: str = "META_ACCESS_TOKEN",
         app_secret_env: str | None = None,
+        limited_data_use: bool = False,
         version: str = "v25.0",
         endpoint: str = "https://graph.facebook.com",
     ) -> None:
@@ -106,6 +112,7 @@ class CustomAudience:
         self._region = region
         self._url = f"{endpoint}/{version}/{audience_id}/users"
         self._token_env, self._app_secret_env = token_env, app_secret_env
+        self._limited_data_use = limited_data_use
 
     @cached_property
     def _client(self) -> httpx.Client:
@@ -137,11 +144,35 @@ class CustomAudience:
                 results[owner].append(result)
         return Outcome(str(request_id) if request_id else None, tuple(map(_of_row, results)))
 
+    def prepare(self, row: Row) -> Row | None:
+        """What is sent of a row, hashed, or None if nothing identifies the member."""
+        same, emails, phones = found = self._hashes(row)
+        if not self._made(*found, "add"):
+            return None
+        values = {column: same[key] or None for key, column in _COLUMNS.items() if key in same}
+        birth = [same[key] for key in _BIRTH]
+        values |= {"email": emails or None, "phone": phones or None, "birth_date": birth if all(birth) else None}
+        return {column: values[column] for column in self.columns}
+
     def entries(self, row: Row, operation: Operation = "add") -> list[list[str]]:
         """A customer's entries: one, or one for each address where there are several, or none if nothing identifies them."""
-        country = hashing.meta_country(row.get("country"))
-        birth = hashing.meta_birth_date(row.get("birth_date")) or ("", "", "")
-        plain = {"EXTERN_ID": str(row.get("customer_id") or ""), "MADID": hashing.meta_mobile_id(row.get("madid")) or ""}
+        return self._made(*self._hashes(row), operation)
+
+    def _made(self, same: dict[str, str], emails: list[str], phones: list[str], operation: Operation) -> list[list[str]]:
+        made = []
+        for i in range(max(len(emails), len(phones), 1)):
+            values = same | {"EMAIL": emails[i] if i < len(emails) else "", "PHONE": phones[i] if i < len(phones) else ""}
+            values = {key: values[key] for key in self.keys}
+            if _identifies(values, operation):
+                made.append(list(values.values()))
+        return made
+
+    def _hashes(self, row: Row) -> tuple[dict[str, str], list[str], list[str]]:
+        """What all entries of a customer have, blank where there is nothing; and the hashes of e-mails and of phones."""
+        country, birth = hashing.meta_country(row.get("country")), row.get("birth_date")
+        if not isinstance(birth, list):  # of a prepared row, the hashes of its parts
+            birth = hashing.meta_birth_date(birth) or ("", "", "")
+        same = {"EXTERN_ID": str(row.get("customer_id") or ""), "MADID": hashing.meta_mobile_id(row.get("madid")) or ""}
         forms: dict[str, Callable[[str], str | None]] = {
             "FN": hashing.meta_name,
             "LN": hashing.meta_name,
@@ -151,17 +182,11 @@ class CustomAudience:
             "ZIP": lambda value: hashing.meta_zip(value, country),
             "COUNTRY": hashing.meta_country,
         }
-        same = plain | {key: hashing.hashed(row.get(_COLUMNS[key]), form) or "" for key, form in forms.items()}
-        same |= {key: hashing.hashed(part, str) or "" for key, part in zip(("DOBY", "DOBM", "DOBD"), birth, strict=True)}
+        same |= {key: hashing.hashed(row.get(_COLUMNS[key]), form) or "" for key, form in forms.items()}
+        same |= {key: hashing.hashed(part, str) or "" for key, part in zip(_BIRTH, birth, strict=True)}
         emails = hashing.all_hashed(row.get("email"), hashing.meta_email)
         phones = hashing.all_hashed(row.get("phone"), lambda value: hashing.meta_phone(value, self._region))
-        made = []
-        for i in range(max(len(emails), len(phones), 1)):
-            values = same | {"EMAIL": emails[i] if i < len(emails) else "", "PHONE": phones[i] if i < len(phones) else ""}
-            values = {key: values[key] for key in self.keys}
-            if _identifies(values, operation):
-                made.append(list(values.values()))
-        return made
+        return same, emails, phones
 
     def close(self) -> None:
         """Close the connections."""
@@ -183,8 +208,12 @@ class CustomAudience:
 
     def _post(self, operation: Operation, data: list[list[str]]) -> dict[str, Any]:
         token = secret(self._token_env, "Meta's access token")
+        schema: list[str] = list(self.keys)
+        payload: list[list[Any]] = list(data)
+        if self._limited_data_use and operation != "remove":
+            schema, payload = [*schema, "DATA_PROCESSING_OPTIONS"], [[*entry, ["LDU"]] for entry in data]
         body: dict[str, Any] = {
-            "payload": {"schema": list(self.keys), "is_raw": True, "data": data},
+            "payload": {"schema": schema, "is_raw": True, "data": payload},
             "session": {
                 # Never one that was used: Meta takes nothing more for a session whose last batch it has.
                 "session_id": secrets.randbelow(2**52) + 1,
@@ -226,7 +255,7 @@ def _identifies(values: dict[str, str], operation: Operation) -> bool:
 def _of_row(results: list[Result]) -> Result:
     """A row's result by those of its entries: it is in once one of them is, and unsettled while any of them is."""
     order = ("try again", "accepted", "rejected")
-    return min(results, key=lambda result: order.index(result.status), default=rejected("no usable identifier"))
+    return min(results, key=lambda result: order.index(result.status), default=rejected(NO_IDENTIFIER))
 
 
 def _texts(given: Any) -> set[str]:

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from dagster_project.lib.delivery.destination import Destination, Row, keyed_by
-from dagster_project.lib.delivery.ledger import OPERATIONS, Ledger, Plan, Target, connect, now
+from dagster_project.lib.delivery.destination import NO_IDENTIFIER, Destination, Row, keyed_by
+from dagster_project.lib.delivery.ledger import OPERATIONS, TOKENS, Batch, Ledger, Plan, Target, connect, now
 from dagster_project.lib.errors import OnefoldError
+from dagster_project.lib.keyed import tokens
 
 _REMOVE, _UPDATE, _ADD = range(len(OPERATIONS))
 _CHUNK = 5_000  # rows a transaction; others may write the state store in between
@@ -108,17 +109,30 @@ def recheck(ledger: Ledger, target: Target, members: Members) -> int:
     """
     withheld = 0
     with ledger.turn(target):
+        together, count = [], 0  # asked for at once, as there may be very many small batches
         for batch in ledger.open_batches(target):
             if batch.operation == "remove" or batch.status == "uncertain":
                 continue
-            rows = ledger.rows_of(batch)
-            gone = {customer_id for customer_id, row in members.these([row.customer_id for row in rows]) if row is None}
-            if gone:
-                doubtful = replace(batch, is_uncertain=batch.is_uncertain or batch.status == "sending")
-                with ledger.transaction():
-                    ledger.withhold(doubtful, [(row, "is no longer to be sent") for row in rows if row.customer_id in gone])
-                withheld += len(gone)
+            together.append(batch)
+            count += batch.row_count
+            if count >= _CHUNK:
+                withheld += _withhold_gone(ledger, together, members)
+                together, count = [], 0
+        withheld += _withhold_gone(ledger, together, members)
     return withheld
+
+
+def _withhold_gone(ledger: Ledger, batches: list[Batch], members: Members) -> int:
+    sent = [(batch, ledger.rows_of(batch)) for batch in batches]
+    customers = [row.customer_id for _, rows in sent for row in rows]
+    gone = {customer_id for customer_id, row in members.these(customers) if row is None} if customers else set()
+    for batch, rows in sent:
+        theirs = [(row, "is no longer to be sent") for row in rows if row.customer_id in gone]
+        if theirs:
+            doubtful = replace(batch, is_uncertain=batch.is_uncertain or batch.status == "sending")
+            with ledger.transaction():
+                ledger.withhold(doubtful, theirs)
+    return len(gone)
 
 
 def _discard_unfinished_plans(ledger: Ledger, target: Target) -> None:
@@ -159,7 +173,9 @@ class _Planner:
         self.may_be_empty = may_be_empty
         self.secret = ledger.home.key
         self.columns, self.keys = tuple(destination.columns), keyed_by(destination)
-        self.shape = hashlib.sha256(json.dumps([members.shape, self.columns, self.keys]).encode()).hexdigest()
+        self.prepare = getattr(destination, "prepare", None)
+        shape = [members.shape, self.columns, self.keys, self.prepare is not None]
+        self.shape = hashlib.sha256(json.dumps(shape).encode()).hexdigest()
         row = ledger.connection.execute(
             "select shape, position, version from delivery_targets where target = ?", (target.number,)
         ).fetchone()
@@ -184,6 +200,9 @@ class _Planner:
             "create temp table leaving (customer_id text, row_key blob, named text, primary key (customer_id, row_key))"
         )
         connection.execute("create index temp.leaving_by_key on leaving (row_key)")
+        # Whom nothing identifies there, with that reason; and who is to be sent no more, whose letters are moot.
+        connection.execute("drop table if exists temp.unsent")
+        connection.execute("create temp table unsent (customer_id text primary key, reason text)")
         # A connection that reads on could not begin to write once another process had written.
         with contextlib.closing(connect(self.ledger.home)) as reading:
             changed = None
@@ -242,9 +261,14 @@ class _Planner:
     def _compare(self, customers: Iterator[tuple[str, Row | None, _Held]]) -> None:
         leaving: list[tuple[str, bytes, str]] = []
         for customer_id, row, held in customers:
-            row_key = None
+            row_key, raw = None, row
+            if row is None and self.has_letters:
+                self._note_unsent(customer_id, None)
+            elif row is not None and self.prepare and (row := self.prepare(row)) is None:
+                self._note_unsent(customer_id, NO_IDENTIFIER)
             if row is not None:
                 sent = _canonical({name: row[name] for name in self.columns})
+                stored = sent if raw is row else _canonical({**row, TOKENS: self._address_tokens(raw)})
                 named = _canonical({name: row[name] for name in self.keys})
                 is_own = self.keys == ("customer_id",) and row["customer_id"] == customer_id
                 row_key = b"" if is_own else self._hash(named)
@@ -252,12 +276,21 @@ class _Planner:
                 there = next((was for key, was, _ in held if key == row_key), b"")
                 if there != payload:
                     phase = _UPDATE if there else _ADD  # what it may hold is added anew
-                    self._put(phase, customer_id, row_key, payload, named, sent)
+                    self._put(phase, customer_id, row_key, payload, named, stored)
             leaving += [(customer_id, key, named) for key, _, named in held if key != row_key]
             if len(leaving) >= _CHUNK:
                 self._leave(leaving)
                 leaving = []
         self._leave(leaving)
+
+    def _address_tokens(self, row: Row) -> list[str]:
+        """What refusals of the addresses in a row are known by: who checks them before sending no longer sees the addresses."""
+        sources = getattr(self.members, "columns", {})
+        named = [f"{kind}:{row[name]}" for name, kind in sources.items() if kind in ("email", "phone") and row.get(name)]
+        return tokens(self.secret, named)
+
+    def _note_unsent(self, customer_id: str, reason: str | None) -> None:
+        self.ledger.connection.execute("insert into temp.unsent values (?, ?)", (customer_id, reason))
 
     def _leave(self, leaving: list[tuple[str, bytes, str]]) -> None:
         with self.ledger.transaction() as connection:
@@ -354,7 +387,16 @@ class _Planner:
                 "and (customer_id, row_key) in (select customer_id, row_key from temp.shared)",
                 (number,),
             )
-            connection.execute("delete from delivery_letters where target = ? and is_due", (number,))
+            connection.execute(
+                "delete from delivery_letters where target = ? and (is_due "
+                "or operation <> 'remove' and customer_id in (select customer_id from temp.unsent))",
+                (number,),
+            )
+            connection.execute(
+                "insert into delivery_letters select ?, customer_id, 'add', reason, null, 0, ?, '', ? "
+                "from temp.unsent where reason is not null",
+                (number, self.version - (not has_changed), now()),
+            )
             if has_changed:
                 connection.execute(
                     "update delivery_versions set status = 'open', adds = ?, updates = ?, removes = ? "

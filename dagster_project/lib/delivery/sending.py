@@ -1,5 +1,6 @@
 """Sending: the batches of a planned version, in order, each recorded before and after it is sent."""
 
+import contextlib
 import json
 import logging
 import random
@@ -9,12 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from dagster_project.lib.delivery.destination import Destination, Outcome, Refused, Unavailable
-from dagster_project.lib.delivery.ledger import Batch, Ledger, SentRow, Target, anonymous, scrubbed
+from dagster_project.lib.delivery.ledger import TOKENS, Batch, Ledger, SentRow, Target, anonymous, scrubbed
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
 from dagster_project.lib.progress import tell
@@ -113,7 +114,7 @@ class Sender:
             report.version, report.adds, report.updates, report.removes = plan.version, plan.adds, plan.updates, plan.removes
             self._recover(target)
             tried: Counter[str] = Counter()  # attempts of this run, by key
-            while report.stopped is None and (batch := self.ledger.next_batch(target, plan.version)):
+            while report.stopped is None and (batch := self.ledger.next_batch(target, plan.version, self.clock())):
                 self._attempt(batch, tried, report)
                 done = report.accepted + report.rejected + report.withheld + report.dead
                 tell(str(target), done, plan.adds + plan.updates + plan.removes)
@@ -155,7 +156,7 @@ class Sender:
         report.requests += 1
         started_at = time.monotonic()
         try:
-            outcome = self.destination.send(batch.operation, [json.loads(row.row) for row in rows], batch.key)
+            outcome = self.destination.send(batch.operation, [_shown(row) for row in rows], batch.key)
             if len(outcome.results) != len(rows):
                 raise Unavailable(f"answered for {len(outcome.results)} of {len(rows)} rows")
         except Refused as error:
@@ -261,6 +262,13 @@ class Sender:
         return longest * random.uniform(0.5, 1)
 
 
+def _shown(row: SentRow) -> dict[str, Any]:
+    """A row as the destination gets it."""
+    values = json.loads(row.row)
+    values.pop(TOKENS, None)
+    return values
+
+
 @dataclass(frozen=True)
 class Work:
     """One audience for one destination, as it is configured."""
@@ -290,8 +298,10 @@ def send_all(home: Home, works: Sequence[Work]) -> list[Report]:
         with Ledger(home) as ledger:
             for work in theirs:
                 try:
-                    sender = Sender(ledger, work.open(), work.on_uncertain, work.retries, pacer, work.withhold)
-                    reports.append(sender.send(ledger.target(work.audience, work.destination)))
+                    destination = work.open()
+                    with contextlib.closing(destination) if hasattr(destination, "close") else contextlib.nullcontext():
+                        sender = Sender(ledger, destination, work.on_uncertain, work.retries, pacer, work.withhold)
+                        reports.append(sender.send(ledger.target(work.audience, work.destination)))
                 except Exception as error:  # the others' turn comes, and the report says what it was
                     reason = str(error) if isinstance(error, OnefoldError) else f"{type(error).__name__}: {error}"
                     reports.append(Report(work.audience, work.destination, stopped=anonymous(reason)))
