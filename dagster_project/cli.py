@@ -16,9 +16,8 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from dagster_project import terminal
-from dagster_project.cli_activation import consent, deliver, delivery
+from dagster_project.cli_activation import consent, deliver, delivery, new
 from dagster_project.cli_bench import bench
-from dagster_project.cli_delivery import new
 from dagster_project.cli_identity import explain, identity
 from dagster_project.lib import answers
 from dagster_project.lib.contracts import Mapping, load_channels
