@@ -626,21 +626,26 @@ def _without(row: dict[str, Any], key: str) -> dict[str, Any]:
 def check(home: Home, as_json: bool) -> None:
     """Check settings, contracts, mappings, templates, suites, destinations and dbt models, also for Spark; touches no data."""
     from dagster_project.lib import dbt, metrics, portability, quality
-    from dagster_project.lib.delivery.deliver import destinations_of
+    from dagster_project.lib.delivery.deliver import destinations_of, sensitive
     from dagster_project.lib.publish import audiences as exposed
     from dagster_project.lib.templates import check_templates
 
     Settings.of(home)
     channels = load_channels(home)
     manifest = dbt.manifest(home.prepare())
+    published, destinations = exposed(manifest), destinations_of(home, manifest)
+    for name, each in destinations.items():
+        for audience in published:
+            if audience.name in each.audiences and (problem := sensitive(audience, name, each)):
+                raise OnefoldError(problem)
     counts = {
         "channels": len(channels),
         "entities": sum(len(channel.entities) for channel in channels.values()),
         "templates": check_templates(home),
         "suites": len(quality.suites()),
         "metrics": metrics.require_described(home),
-        "audiences": len(exposed(manifest)),
-        "destinations": len(destinations_of(home, manifest)),
+        "audiences": len(published),
+        "destinations": len(destinations),
         "statements for Spark": portability.require_portable(home),
     }
     if not counts["statements for Spark"]:

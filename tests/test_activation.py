@@ -3,6 +3,7 @@
 import json
 import shutil
 import socket
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,10 +16,14 @@ from rows import build, deliver, land_rows, query
 from dagster_project.cli import main
 from dagster_project.defs import automation
 from dagster_project.jobs import problems, run_job
+from dagster_project.lib import dbt
 from dagster_project.lib.contracts import load_channels
+from dagster_project.lib.delivery.configuration import FilesConfigured
+from dagster_project.lib.delivery.deliver import Delivery, destinations_of
 from dagster_project.lib.home import Home
 from dagster_project.lib.ingest import ingest_channel
 from dagster_project.lib.live import Live
+from dagster_project.lib.publish import audiences
 from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import State
 
@@ -221,6 +226,72 @@ def test_a_merge_a_split_and_a_new_address_are_removed_added_and_updated(shop: H
     land_rows(shop, "crm/consents/d.csv", _consents("dai.new"))
     assert delivered() == [("update", {"dai.new@mail.cn"})]
     assert delivered() == []
+
+
+def test_of_an_audience_that_is_stopped_only_those_go_who_may_not_stay(shop: Home, receiver: Receiver) -> None:
+    assert _deliver(shop)
+    moved = [
+        {"contact_id": f"k-{name}", "email": f"{name}@mail.cn", "city": "杭州", "updated_at": "2025-05-01"} for name in CITIES
+    ]
+    moved[2]["email"] = "chen.new@mail.cn"
+    land_rows(shop, "crm/contacts/wrong.csv", moved)
+    land_rows(shop, "crm/consents/b.csv", [{**_consents("bo")[0], "status": "withdrawn", "occurred_at": "2025-06-01"}])
+    land_rows(shop, "crm/consents/c.csv", _consents("chen.new"))
+    [done] = Live(shop, lambda _: None).passes(until_idle=True)
+    assert [problem for problem in done.problems if AUDIENCE in problem]
+    receiver.requests.clear()
+    assert _deliver(shop)
+    assert [operation for operation, _ in _sent(receiver)] == ["remove"] and len(_mails(shop)[-1]) == 1
+
+    right = [{**row, "city": CITIES[row["contact_id"][2:]], "updated_at": "2025-07-01"} for row in moved]
+    land_rows(shop, "crm/contacts/right.csv", right)
+    _refresh(shop)
+    receiver.requests.clear()
+    assert _deliver(shop)
+    assert _sent(receiver) == [("update", {"chen.new@mail.cn"})], "what was held back is not lost"
+
+
+def test_a_tag_that_became_restricted_takes_its_customers_out_of_advertising(
+    shop: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = dbt.manifest(shop)
+    there, refresh = destinations_of(shop, manifest), State(shop).last_finished_refresh()
+    pair = [(AUDIENCE, "newsletter")]
+    [audience] = [each for each in audiences(manifest) if each.name == AUDIENCE]
+    [report] = Delivery(shop, [audience], there, refresh, pair).run()
+    assert report.accepted == 4
+    monkeypatch.setattr(FilesConfigured, "is_advertising", True)
+    [report] = Delivery(shop, [replace(audience, restricted=("sensitive_skin",))], there, refresh, pair).run()
+    assert "restricted tags (sensitive_skin)" in report.stopped and (report.removes, report.is_finished) == (4, True)
+    excluded = f"select reason, count(*) from audiences.exclusions where audience = '{AUDIENCE}' and destination = 'newsletter'"
+    assert query(shop, f"{excluded} group by 1") == [("restricted tag", 4)]
+
+
+def test_whom_a_destination_does_not_get_is_known_with_the_reason(shop: Home) -> None:
+    land_rows(
+        shop,
+        "crm/contacts/b.csv",
+        [
+            {"contact_id": "k-without", "email": "", "city": "上海", "updated_at": "2025-05-01"},
+            {"contact_id": "k-silent", "email": "silent@mail.cn", "city": "上海", "updated_at": "2025-05-01"},
+        ],
+    )
+    said = {"identifier_type": "contact_id", "purpose": "marketing", "status": "granted", "occurred_at": "2025-06-01"}
+    rows = [
+        {**said, "identifier_value": "k-without", "channel": "any"},
+        {**said, "identifier_value": "k-silent", "channel": "sms"},
+    ]
+    land_rows(shop, "crm/consents/b.csv", rows)
+    _refresh(shop)
+    assert _deliver(shop)
+    found = query(shop, f"select destination, reason from audiences.exclusions where audience = '{AUDIENCE}' order by all")
+    assert found == [
+        ("crm", "no consent for the channel"),
+        ("crm", "no usable identifier"),
+        ("newsletter", "no consent for the channel"),
+        ("newsletter", "no usable identifier"),
+        (None, "no consent"),
+    ]
 
 
 def test_nothing_is_planned_of_tables_that_no_refresh_has_checked(shop: Home) -> None:

@@ -22,6 +22,15 @@ def write_exclusions(connection: duckdb.DuckDBPyConnection, audience: str, desti
         exchange(connection, audience, destination, now, "unsent", looked_at="chosen")
 
 
+def exclude_members(connection: duckdb.DuckDBPyConnection, audience: str, destination: str, reason: str, now: datetime) -> None:
+    """Keep that a destination gets none of an audience's members, for one reason."""
+    members = "select customer_id, $reason as reason from audiences.memberships where audience = $audience and left_at is null"
+    connection.execute(f"create or replace temp table unsent as {members}", {"reason": reason, "audience": audience})
+    tables.prepare_audiences(connection)
+    with transaction(connection):
+        exchange(connection, audience, destination, now, "unsent")
+
+
 def forget_exclusions(connection: duckdb.DuckDBPyConnection, audience: str, destination: str) -> None:
     """Forget whom a destination did not get, once it gets nothing of the audience any more."""
     tables.prepare_audiences(connection)

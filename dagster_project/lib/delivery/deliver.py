@@ -6,13 +6,13 @@ from typing import Any
 
 import duckdb
 
-from dagster_project.lib.audiences.exclusions import forget_exclusions, write_exclusions
+from dagster_project.lib.audiences.exclusions import exclude_members, forget_exclusions, write_exclusions
 from dagster_project.lib.audiences.tables import prepare_audiences
 from dagster_project.lib.delivery.configuration import Configured, load_destinations, works
 from dagster_project.lib.delivery.destination import Destination
-from dagster_project.lib.delivery.ledger import Ledger, Target, anonymous
+from dagster_project.lib.delivery.ledger import Ledger, Plan, Target, anonymous
 from dagster_project.lib.delivery.members import WarehouseMembers
-from dagster_project.lib.delivery.planning import plan, recheck, withdraw
+from dagster_project.lib.delivery.planning import plan, plan_leavers, recheck, withdraw
 from dagster_project.lib.delivery.sending import Report, Work, send_all
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home, transaction
@@ -21,6 +21,7 @@ from dagster_project.lib.quality import require_proof
 from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import Refresh
 from dagster_project.lib.statements import NewRefusals
+from dagster_project.lib.stops import stopped
 
 _CONTACTS = ("unified/customers", "unified/customer_identifiers", "unified/contact_permissions")  # what rows are made of
 
@@ -33,6 +34,16 @@ def destinations_of(home: Home, manifest: dict[str, Any]) -> dict[str, Configure
     """
     columns = manifest["nodes"]["model.onefold.unified_customers"]["columns"]
     return load_destinations(home, [audience.name for audience in audiences(manifest)], columns)
+
+
+def sensitive(audience: Audience, name: str, destination: Configured) -> str | None:
+    """Why an audience may not go to a destination: restricted tags are for service and care, and never for advertising."""
+    if not (destination.is_advertising and audience.restricted):
+        return None
+    return (
+        f"{audience.name} is made from restricted tags ({', '.join(audience.restricted)}), and {name} is advertising: nobody "
+        "is sent there, and who is there is removed; take the audience out of its file"
+    )
 
 
 class Delivery:
@@ -56,6 +67,7 @@ class Delivery:
         self.works = [
             work for work in works(home, dict(destinations)) if only is None or (work.audience, work.destination) in only
         ]
+        self.targets: dict[tuple[str, str], Target] = {}
         self.reports: dict[tuple[str, str], Report] = {}
         self._legitimate_interest = Settings.of(home).legitimate_interest
 
@@ -71,46 +83,70 @@ class Delivery:
             return []
         with Ledger(self.home) as ledger:
             ledger.trim()
-            targets = {self._pair(work): ledger.target(*self._pair(work)) for work in self.works}
-            states = {pair: ledger.state(target) for pair, target in targets.items()}
-            for pair, state in states.items():
-                self.reports[pair] = Report(*pair, state=state)
-            active = [work for work in self.works if states[self._pair(work)] != "paused"]
-            left = [work for work in active if ledger.open_version(targets[self._pair(work)])]
-            if left:
-                with self.home.connect("delivery plans") as connection:
-                    refusals = NewRefusals(self.home, connection)
-                    for work in left:
-                        target = targets[self._pair(work)]
-                        recheck(ledger, target, self._members(connection, work))
-                self._send(left, refusals)
-            due = [work for work in active if ledger.open_version(targets[self._pair(work)]) is None]
-            opened = {self._pair(work): destination for work in due if (destination := self._opened(work))}
-            planned = []
-            # A refresh that is under way has tables of two moments.
-            with self.home.turn("delivery plans"), self.home.connect("delivery plans") as connection:
-                refusals = NewRefusals(self.home, connection)
-                for work in due:
-                    pair = self._pair(work)
-                    if pair not in opened:
-                        continue
-                    try:
-                        require_proof(connection, {*self.audiences[work.audience].reads, *_CONTACTS}, self.refresh)
-                        if states[pair] == "withdrawn":
-                            has_plan = ledger.held_count(targets[pair]) and withdraw(ledger, targets[pair], opened[pair])
-                            forget_exclusions(connection, *pair)
-                        else:
-                            has_plan = plan(ledger, targets[pair], opened[pair], self._members(connection, work))
-                            write_exclusions(connection, *pair, self.refresh.as_of.replace(tzinfo=None))
-                    except OnefoldError as error:
-                        self._stop(work, error)
-                        continue
-                    if has_plan:
-                        planned.append(work)
-            self._send(planned, refusals)
+            for work in self.works:
+                target = ledger.target(*self._pair(work))
+                self.targets[self._pair(work)] = target
+                self.reports[self._pair(work)] = Report(*self._pair(work), state=ledger.state(target))
+            active = [work for work in self.works if self.reports[self._pair(work)].state != "paused"]
+            self._send_left(ledger, active)
+            self._send_changes(ledger, active)
             with self.home.connect("deliveries") as connection:
                 mirror(connection, ledger)
         return list(self.reports.values())
+
+    def _send_left(self, ledger: Ledger, active: list[Work]) -> None:
+        """Send what an earlier delivery planned and did not get through, as far as it may still be sent."""
+        left = [work for work in active if ledger.open_version(self.targets[self._pair(work)])]
+        for work in left:
+            if self._sensitive(work):
+                ledger.give_up(self.targets[self._pair(work)])
+        left = [work for work in left if not self._sensitive(work)]
+        if not left:
+            return
+        with self.home.connect("delivery plans") as connection:
+            refusals = NewRefusals(self.home, connection)
+            for work in left:
+                recheck(ledger, self.targets[self._pair(work)], self._members(connection, work))
+        self._send(left, refusals)
+
+    def _send_changes(self, ledger: Ledger, active: list[Work]) -> None:
+        """Plan what changed since the last plan, and send it."""
+        due = [work for work in active if ledger.open_version(self.targets[self._pair(work)]) is None]
+        opened = [(work, destination) for work in due if (destination := self._opened(work))]
+        if not opened:
+            return
+        planned = []
+        # A refresh that is under way has tables of two moments.
+        with self.home.turn("delivery plans"), self.home.connect("delivery plans") as connection:
+            refusals = NewRefusals(self.home, connection)
+            for work, destination in opened:
+                try:
+                    if self._plan(connection, ledger, work, destination):
+                        planned.append(work)
+                except OnefoldError as error:
+                    self._stop(work, error)
+        self._send(planned, refusals)
+
+    def _plan(self, connection: duckdb.DuckDBPyConnection, ledger: Ledger, work: Work, destination: Destination) -> Plan | None:
+        pair, target, now = self._pair(work), self.targets[self._pair(work)], self.refresh.as_of.replace(tzinfo=None)
+        if sensitive := self._sensitive(work):
+            self._stop(work, OnefoldError(sensitive))
+            exclude_members(connection, *pair, "restricted tag", now)
+            return withdraw(ledger, target, destination)
+        require_proof(connection, {*self.audiences[work.audience].reads, *_CONTACTS}, self.refresh)
+        if self.reports[pair].state == "withdrawn":
+            forget_exclusions(connection, *pair)
+            return withdraw(ledger, target, destination)
+        members = self._members(connection, work)
+        if work.audience in stopped(self.home):
+            return plan_leavers(ledger, target, destination, members)
+        made = plan(ledger, target, destination, members)
+        write_exclusions(connection, *pair, now)
+        return made
+
+    def _sensitive(self, work: Work) -> str | None:
+        """Why nothing of an audience may go to a destination, also where a tag became restricted since it went there."""
+        return sensitive(self.audiences[work.audience], work.destination, self.destinations[work.destination])
 
     def _send(self, these: list[Work], refusals: NewRefusals) -> None:
         watched = [
@@ -125,7 +161,8 @@ class Delivery:
             for work in these
         ]
         for report in send_all(self.home, watched):
-            report.state = self.reports[report.audience, report.destination].state
+            before = self.reports[report.audience, report.destination]
+            report.state, report.stopped = before.state, report.stopped or before.stopped
             self.reports[report.audience, report.destination] = report
 
     def _opened(self, work: Work) -> Destination | None:

@@ -131,6 +131,22 @@ class WarehouseMembers:
         self._choose_besides(besides)
         return self._rows()
 
+    def leaving(self, since: str) -> Iterator[tuple[str, None]]:
+        """Of the changed those who must not be held any more: who left the audience, and who may not be sent to.
+
+        Not a member whose record is gone: while an audience is stopped, who was merged into whom is not to be trusted.
+        """
+        gone = [customer_id for customer_id, row in self.changed(since, ()) or () if row is None]
+        if not gone:
+            return iter(())
+        merged = self._connection.execute(
+            "select customer_id from audiences.memberships where audience = ? and left_at is null "
+            "and list_contains(?, customer_id) and customer_id not in (select customer_id from present)",
+            [self.audience, gone],
+        ).fetchall()
+        kept = {customer_id for (customer_id,) in merged}
+        return ((customer_id, None) for customer_id in gone if customer_id not in kept)
+
     def these(self, customer_ids: Iterable[str]) -> Iterator[tuple[str, Row | None]]:
         """These customers, each once."""
         self._choose("select ''::varchar as customer_id where $audience is null")

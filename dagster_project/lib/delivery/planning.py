@@ -36,6 +36,9 @@ class Members(Protocol):
         The row is None for whoever the destination should not hold. None instead of an iterator: it cannot be said.
         """
 
+    def leaving(self, since: str) -> Iterator[tuple[str, None]]:
+        """Of the changed those who may not stay, whatever else is held back."""
+
     def these(self, customer_ids: Sequence[str]) -> Iterator[tuple[str, Row | None]]:
         """These customers, each once, with their row, or None for whoever the destination should not hold."""
 
@@ -61,6 +64,19 @@ def plan(ledger: Ledger, target: Target, destination: Destination, members: Memb
                 f"{target}: the audience's source is empty, and an empty source removes nobody; {held_count} rows stay there"
             )
         return _Planner(ledger, target, destination, members).plan()
+
+
+def plan_leavers(ledger: Ledger, target: Target, destination: Destination, members: Members) -> Plan | None:
+    """Fix the removal of those who may not stay, and nothing else, of an audience that was stopped.
+
+    What else changed is left to the next plan. Nothing where a plan would compare everybody.
+
+    Raises:
+        OnefoldError: the version before is neither finished nor given up.
+    """
+    with ledger.turn(target):
+        _make_ready(ledger, target)
+        return _Planner(ledger, target, destination, members, only_leavers=True).plan()
 
 
 def withdraw(ledger: Ledger, target: Target, destination: Destination) -> Plan | None:
@@ -167,10 +183,16 @@ class _Filling:
 
 class _Planner:
     def __init__(
-        self, ledger: Ledger, target: Target, destination: Destination, members: Members, may_be_empty: bool = False
+        self,
+        ledger: Ledger,
+        target: Target,
+        destination: Destination,
+        members: Members,
+        may_be_empty: bool = False,
+        only_leavers: bool = False,
     ) -> None:
         self.ledger, self.target, self.destination, self.members = ledger, target, destination, members
-        self.may_be_empty = may_be_empty
+        self.may_be_empty, self.only_leavers = may_be_empty, only_leavers
         self.secret = ledger.home.key
         self.columns, self.keys = tuple(destination.columns), keyed_by(destination)
         self.prepare = getattr(destination, "prepare", None)
@@ -187,6 +209,8 @@ class _Planner:
         self.waiting_count = 0
 
     def plan(self) -> Plan | None:
+        if self.only_leavers and self.since is None:
+            return None
         connection = self.ledger.connection
         held = connection.execute("select named from delivery_held where target = ? limit 1", (self.target.number,)).fetchone()
         if held and (was := list(json.loads(held[0]))) != list(self.keys):
@@ -206,7 +230,9 @@ class _Planner:
         # A connection that reads on could not begin to write once another process had written.
         with contextlib.closing(connect(self.ledger.home)) as reading:
             changed = None
-            if self.since is not None:
+            if self.only_leavers:
+                changed = self.members.leaving(self.since)
+            elif self.since is not None:
                 changed = self.members.changed(self.since, self._due_customers(reading))
             self._compare(self._everyone(reading) if changed is None else self._with_held(changed))
         self._plan_removals()
@@ -388,9 +414,9 @@ class _Planner:
                 (number,),
             )
             connection.execute(
-                "delete from delivery_letters where target = ? and (is_due "
+                "delete from delivery_letters where target = ? and (is_due and not ? "
                 "or operation <> 'remove' and customer_id in (select customer_id from temp.unsent))",
-                (number,),
+                (number, self.only_leavers),
             )
             connection.execute(
                 "insert into delivery_letters select ?, customer_id, 'add', reason, null, 0, ?, '', ? "
@@ -405,7 +431,7 @@ class _Planner:
                 )
             connection.execute(
                 "update delivery_targets set shape = ?, position = ?, version = version + ? where target = ?",
-                (self.shape, self.members.position, has_changed, number),
+                (self.shape, self.since if self.only_leavers else self.members.position, has_changed, number),
             )
         return Plan(self.version, adds, updates, removes) if has_changed else None
 
