@@ -142,7 +142,7 @@ def test_every_destination_is_an_asset_and_one_that_is_down_holds_up_no_other(sh
     result = _run("deliver")
     assert result.exit_code == 0, result.output
     assert len(_mails(shop)) == 1 and len(receiver.requests) == 2
-    assert State(shop).progress("delivered") == State(shop).progress("published")
+    assert State(shop).progress("delivered") == State(shop).progress("publications") > 0
     with dg.instance_for_test() as instance:
         assert automation.published_audiences.evaluate_tick(dg.build_sensor_context(instance=instance)).run_requests == []
 

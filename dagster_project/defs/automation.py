@@ -128,7 +128,7 @@ def published_audiences(context: dg.SensorEvaluationContext):
     if _is_under_way(context.instance, "deliver"):
         return dg.SkipReason("a run of deliver is under way")
     state = State(home)
-    published = state.progress("published")
+    published = state.progress("publications")
     if published <= state.progress("delivered"):
         with Ledger(home) as ledger:
             if not ledger.is_left_over():

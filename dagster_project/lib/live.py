@@ -154,6 +154,7 @@ class Live:
                     self._build(done, clock)
                 clock.lap("checkpoint")
                 self.state.finish_refresh(refresh)
+                self.state.count_on("publications")
                 stops = {str(p.stop) for p in done.publications if p.stop and p.stop.can_be_approved}
                 if stops.issuperset(done.problems):  # else the job publish is still owed
                     self.state.advance("published", refresh.number)

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from dagster_project.lib.home import Home
 
@@ -90,6 +91,18 @@ class Refusal:
     load: int | None
 
 
+@contextlib.contextmanager
+def store_transaction(path: Path) -> Iterator[sqlite3.Connection]:
+    """One transaction of a state store, over a connection of its own."""
+    connection = sqlite3.connect(path, timeout=30)
+    try:
+        connection.execute("pragma journal_mode = wal")
+        with connection:
+            yield connection
+    finally:
+        connection.close()
+
+
 class State:
     """One home's `state.sqlite`. Every method is one transaction; several processes may use it at once."""
 
@@ -100,15 +113,8 @@ class State:
             connection.executescript(_SCHEMA)
         self._path.chmod(0o600)
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        connection = sqlite3.connect(self._path, timeout=30)
-        try:
-            connection.execute("pragma journal_mode = wal")
-            with connection:
-                yield connection
-        finally:
-            connection.close()
+    def _transaction(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        return store_transaction(self._path)
 
     def seen_files(self, source: str, contract: str) -> set[tuple[str, int, str]]:
         """(uri, size, modified) of every file that this source read under this contract."""
@@ -141,6 +147,11 @@ class State:
                 "insert into progress values (?, ?) on conflict (name) do update set value = max(value, excluded.value)",
                 (name, value),
             )
+
+    def count_on(self, name: str) -> None:
+        """Add one to a progress that counts what happened."""
+        with self._transaction() as connection:
+            connection.execute("insert into progress values (?, 1) on conflict (name) do update set value = value + 1", (name,))
 
     def start_over(self, written: int) -> None:
         """Forget which files were read: the warehouse was replaced by one whose last write is `written`."""

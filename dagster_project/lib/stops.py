@@ -2,14 +2,15 @@
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
+from dagster_project.lib.state import State, store_transaction
 
 _SCHEMA = """
 create table if not exists audience_stops (
@@ -94,21 +95,13 @@ class Stops:
     """What the state store keeps of stops. Every method is one transaction; several processes may use it at once."""
 
     def __init__(self, home: Home) -> None:
-        home.path.mkdir(parents=True, exist_ok=True)
+        State(home)  # creates the file, for its owner only
         self._path = home.state
         with self._transaction() as connection:
             connection.executescript(_SCHEMA)
-        self._path.chmod(0o600)
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        connection = sqlite3.connect(self._path, timeout=30)
-        try:
-            connection.execute("pragma journal_mode = wal")
-            with connection:
-                yield connection
-        finally:
-            connection.close()
+    def _transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+        return store_transaction(self._path)
 
     def now(self) -> dict[str, Stop]:
         """The audiences that are stopped, by name; one that was approved is until it is published."""

@@ -88,7 +88,8 @@ def deliveries() -> dg.Definitions:
                 context.log.info(f"served {version.path.name} with the new memberships")
             except OnefoldError as error:
                 faults.append(f"memberships are not served: {error}")
-        if not faults:  # one that is stopped holds up no delivery of the others
+        state.count_on("publications")  # one that is stopped or fails holds up no delivery of the others
+        if not faults:
             state.advance("published", refresh.number)
         if stopped or faults:
             raise OnefoldError(with_remedy("\n".join([*stopped, *faults])))

@@ -32,7 +32,7 @@ def destinations() -> dg.Definitions:
 
     @dg.multi_asset(
         name="deliver_audiences",
-        specs=[_spec(key, exposed[audience], name, configured[name]) for key, (audience, name) in pairs.items()],
+        specs=[_spec(home, key, exposed[audience], name, configured[name]) for key, (audience, name) in pairs.items()],
         check_specs=[
             dg.AssetCheckSpec("delivered", asset=key, description="The last version is sent whole, and every row was taken.")
             for key in pairs
@@ -45,7 +45,7 @@ def destinations() -> dg.Definitions:
         home.attend(context.run.run_id)
         with clear_failures():
             state = State(home)
-            refresh, published = state.last_finished_refresh(), state.progress("published")
+            refresh, published = state.last_finished_refresh(), state.progress("publications")
             if refresh is None:
                 raise OnefoldError("no refresh has finished yet, so there is nothing to deliver; run the job refresh")
             chosen = {pairs[key] for key in context.selected_asset_keys}
@@ -67,7 +67,7 @@ def _key(audience: str, destination: str) -> dg.AssetKey:
     return dg.AssetKey(["destinations", destination, audience])
 
 
-def _spec(key: dg.AssetKey, audience: Audience, name: str, destination: Configured) -> dg.AssetSpec:
+def _spec(home: Home, key: dg.AssetKey, audience: Audience, name: str, destination: Configured) -> dg.AssetSpec:
     about = destination.description or f"{name} ({destination.kind})"
     return dg.AssetSpec(
         key=key,
@@ -76,7 +76,11 @@ def _spec(key: dg.AssetKey, audience: Audience, name: str, destination: Configur
         owners=[audience.owner],
         kinds={destination.kind},
         description=f"{audience.label} at {about}, for the purpose {audience.purpose}.",
-        metadata={"purpose": audience.purpose, "columns": ", ".join(destination.columns)},
+        metadata={
+            "purpose": audience.purpose,
+            "columns": ", ".join(destination.columns),
+            "configuration": dg.MetadataValue.path(str(home.path / "destinations" / f"{name}.yaml")),
+        },
         freshness_policy=_FRESH,
     )
 
