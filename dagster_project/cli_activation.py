@@ -91,7 +91,8 @@ def delivery_replay(home: Home, audience: str, destination: str, as_json: bool) 
     """Have the next delivery look at every dead letter again: whoever is still to be sent is sent as they are then."""
     with _target(home, audience, destination) as (ledger, target):
         count = ledger.replay(target)
-    answer(as_json, {"letters": count}, f"{count} dead letters are looked at again by the next `onefold deliver`.")
+    told = f"{count} dead letters are looked at again by the next `onefold deliver`." if count else "There are no dead letters."
+    answer(as_json, {"letters": count}, told)
 
 
 @delivery.command("uncertain")
@@ -138,8 +139,9 @@ def delivery_settle(home: Home, audience: str, destination: str, key: str, was_s
 def delivery_give_up(home: Home, audience: str, destination: str, as_json: bool) -> None:
     """End the open version: what is not sent of it is dropped, and the next one looks at its customers again."""
     with _target(home, audience, destination) as (ledger, target):
-        dropped = ledger.give_up(target)
-    answer(as_json, {"dropped": dropped}, f"{dropped} rows dropped; the next `onefold deliver` plans them anew.")
+        is_open, dropped = ledger.open_version(target) is not None, ledger.give_up(target)
+    told = f"{dropped} rows dropped; the next `onefold deliver` plans them anew." if is_open else "No version is open."
+    answer(as_json, {"dropped": dropped}, told)
 
 
 def _state_command(name: str, state: str, about: str, told: str) -> None:
@@ -236,7 +238,7 @@ def consent_record(
       onefold consent record withdrawn email:li@example.com --purpose marketing --channel email --reason "asked on the phone"
       onefold consent record suppressed phone:+8613812345678 --reason "complaint 4711"
     """
-    from dagster_project.lib.statements import Statement, state
+    from dagster_project.lib.statements import GRANTING, Statement, state, unknown
 
     kind, separator, value = identifier.partition(":")
     if not (kind and separator and value.strip()):
@@ -247,15 +249,19 @@ def consent_record(
         purpose = "any"
     if status == "granted" and purpose == "any":
         raise OnefoldError("consent is given for something; name the purpose")
-    said = Statement(
-        kind, value.strip(), purpose, channel, status, datetime.now(UTC), f"onefold: {by}{f', {reason}' if reason else ''}"
-    )
+    if problem := unknown(home, kind, value, channel):
+        raise OnefoldError(problem)
+    source = f"onefold: {by}{f', {reason}' if reason else ''}"
+    said = Statement(kind, value.strip(), purpose, channel, status, datetime.now(UTC), source)
     file = state(home, said)
     content: dict[str, Any] = {**vars(said), "file": str(file.relative_to(home.path))}
-    told = "holds for every delivery from now on" if status in ("denied", "withdrawn", "suppressed") else "holds"
-    answer(
-        as_json, content, f"{status} {told}; tables have it after `onefold ingest crm` and `onefold refresh` (dev does both)."
+    told = (
+        "Recorded; it counts after `onefold ingest crm` and `onefold refresh`."
+        if status in GRANTING
+        else "Recorded, and nobody is sent to against it from now on; who is at a destination already is removed by "
+        "`onefold ingest crm`, `refresh`, `publish` and `deliver`."
     )
+    answer(as_json, content, f"{told} `onefold dev` does it all.")
 
 
 @contextmanager
@@ -265,8 +271,10 @@ def _target(home: Home, audience: str, destination: str) -> Iterator[tuple[Any, 
     with Ledger(home) as ledger:
         found = {(target.audience, target.destination): target for target in ledger.targets()}
         if (audience, destination) not in found:
-            known = ", ".join(f"{one} {there}" for one, there in found) or "nothing yet"
-            raise OnefoldError(f"nothing of {audience} was delivered to {destination}; there is {known}")
+            known = ", ".join(f"{one} to {there}" for one, there in found) or "nothing yet"
+            raise OnefoldError(
+                f"nothing of {audience} was delivered to {destination}; there is {known}. If it is to be, run onefold deliver"
+            )
         yield ledger, found[audience, destination]
 
 

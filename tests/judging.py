@@ -24,4 +24,4 @@ def judge_permissions(connection: duckdb.DuckDBPyConnection, as_of: str) -> None
     )
     text = "{{ judged_permissions(ref('unified_customer_identifiers'), ref('unified_consent_statements')) }}"
     judged = rendered(dbt.PROJECT, text, {"as_of": as_of}, partial(table_of, dbt.PROJECT))
-    connection.execute(f"create view unified.contact_permissions as {judged}")
+    connection.execute(f"create view unified.contact_permissions as select judged.*, 15 as _seq from ({judged}) as judged")

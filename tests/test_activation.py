@@ -20,14 +20,17 @@ from dagster_project.lib import dbt
 from dagster_project.lib.contracts import load_channels
 from dagster_project.lib.delivery.configuration import FilesConfigured
 from dagster_project.lib.delivery.deliver import Delivery, destinations_of
+from dagster_project.lib.delivery.ledger import SentRow
 from dagster_project.lib.home import Home
 from dagster_project.lib.ingest import ingest_channel
 from dagster_project.lib.live import Live
 from dagster_project.lib.publish import audiences
 from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import State
+from dagster_project.lib.statements import NewRefusals, Statement, state
 
 AUDIENCE = "first_tier_city_customers"
+BOTH = [f"both{number}" for number in range(5)]  # granted and denied at the same moment
 CITIES = {"anna": "上海", "bo": "北京", "chen": "广州", "dai": "深圳", "li": "上海"}
 
 
@@ -147,13 +150,13 @@ def test_every_destination_is_an_asset_and_one_that_is_down_holds_up_no_other(sh
         assert automation.published_audiences.evaluate_tick(dg.build_sensor_context(instance=instance)).run_requests == []
 
 
-@pytest.mark.parametrize("identifier", ["email:bo@mail.cn", "email: BO@mail.cn ", "contact_id:k-bo"])
+@pytest.mark.parametrize("identifier", ["email:bo@mail.cn", "Email: BO@mail.cn ", "contact_id:k-bo"])
 def test_who_refuses_while_a_delivery_waits_is_not_sent_to_and_leaves_with_the_next_refresh(
     shop: Home, receiver: Receiver, identifier: str
 ) -> None:
     receiver.answers = [(503, {}, b"")]
     assert not _deliver(shop)
-    said = _run("consent", "record", "withdrawn", identifier, "--purpose", "marketing", "--reason", "on the phone")
+    said = _run("consent", "record", "withdrawn", identifier, "--purpose", "Marketing", "--reason", "on the phone")
     assert said.exit_code == 0, said.output
     assert _deliver(shop)
     assert _sent(receiver)[1:] == [("add", {"anna@mail.cn", "chen@mail.cn", "dai@mail.cn"})]
@@ -165,6 +168,7 @@ def test_who_refuses_while_a_delivery_waits_is_not_sent_to_and_leaves_with_the_n
         "on the phone"
     )
     assert _deliver(shop)
+    State(shop).forget_refusals(days=-1)
     assert State(shop).refusals() == []
     assert len(_sent(receiver)) == 2, "nothing to remove where nothing was sent"
     assert [line[0].split(",")[0] for line in _mails(shop)] == ["add", "remove"]
@@ -251,6 +255,42 @@ def test_of_an_audience_that_is_stopped_only_those_go_who_may_not_stay(shop: Hom
     assert _sent(receiver) == [("update", {"chen.new@mail.cn"})], "what was held back is not lost"
 
 
+def test_what_was_planned_of_an_audience_that_is_withdrawn_is_not_sent_any_more(shop: Home, receiver: Receiver) -> None:
+    receiver.answers = [(503, {}, b"")]
+    assert not _deliver(shop)
+    assert _run("delivery", "withdraw", AUDIENCE, "crm").exit_code == 0
+    receiver.requests.clear()
+    assert _deliver(shop)
+    assert _sent(receiver) == []
+    assert {letter["reason"] for letter in json.loads(_run("delivery", "letters", AUDIENCE, "crm").output)} <= {
+        "the audience was withdrawn"
+    }
+
+
+def test_nobody_is_sent_by_a_definition_that_was_not_published(shop: Home) -> None:
+    manifest = dbt.manifest(shop)
+    [audience] = [each for each in audiences(manifest) if each.name == AUDIENCE]
+    changed = replace(audience, definitions=((AUDIENCE, "another"),))
+    pair, refresh = [(AUDIENCE, "newsletter")], State(shop).last_finished_refresh()
+    [report] = Delivery(shop, [changed], destinations_of(shop, manifest), refresh, pair).run()
+    assert report.version is None and _mails(shop) == []
+    [report] = Delivery(shop, [audience], destinations_of(shop, manifest), refresh, pair).run()
+    assert report.accepted == 4
+
+
+def test_refusals_are_found_again_after_a_look_that_failed(shop: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = SentRow(0, "c1", b"", b"", "{}", json.dumps({"mail": "bo@mail.cn"}))
+    with shop.connect("test") as connection:
+        refusals = NewRefusals(shop, connection)
+    withheld = refusals.of("marketing", {"mail": "email"}, None)
+    assert withheld([row]) == {}
+    state(shop, Statement("email", "bo@mail.cn", "marketing", "email", "withdrawn", datetime.now(UTC), "test"))
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(NewRefusals, "_holders", lambda *_: (_ for _ in ()).throw(OSError("gone")))
+        withheld([row])
+    assert withheld([row]) == {"c1": "withdrawn since the last refresh"}
+
+
 def test_a_tag_that_became_restricted_takes_its_customers_out_of_advertising(
     shop: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,8 +314,14 @@ def test_whom_a_destination_does_not_get_is_known_with_the_reason(shop: Home) ->
         [
             {"contact_id": "k-without", "email": "", "city": "上海", "updated_at": "2025-05-01"},
             {"contact_id": "k-silent", "email": "silent@mail.cn", "city": "上海", "updated_at": "2025-05-01"},
+            *(
+                {"contact_id": f"k-{name}", "email": f"{name}@mail.cn", "city": "上海", "updated_at": "2025-05-01"}
+                for name in BOTH
+            ),
         ],
     )
+    both = [{**said, "status": status} for said in _consents(*BOTH) for status in ("granted", "denied")]
+    land_rows(shop, "crm/consents/both.csv", both)
     said = {"identifier_type": "contact_id", "purpose": "marketing", "status": "granted", "occurred_at": "2025-06-01"}
     rows = [
         {**said, "identifier_value": "k-without", "channel": "any"},
@@ -290,6 +336,7 @@ def test_whom_a_destination_does_not_get_is_known_with_the_reason(shop: Home) ->
         ("crm", "no usable identifier"),
         ("newsletter", "no consent for the channel"),
         ("newsletter", "no usable identifier"),
+        *[(None, "consent denied or withdrawn")] * len(BOTH),
         (None, "no consent"),
     ]
 
@@ -304,13 +351,13 @@ def test_nothing_is_planned_of_tables_that_no_refresh_has_checked(shop: Home) ->
 
 def test_a_target_is_paused_resumed_and_withdrawn(shop: Home, receiver: Receiver) -> None:
     assert _deliver(shop)
-    for state in ("pause", "resume"):
-        assert _run("delivery", state, AUDIENCE, "newsletter").exit_code == 0
-        if state == "pause":
+    for what in ("pause", "resume"):
+        assert _run("delivery", what, AUDIENCE, "newsletter").exit_code == 0
+        if what == "pause":
             land_rows(shop, "crm/consents/b.csv", _consents("li"))
             _refresh(shop)
         assert _deliver(shop)
-        assert len(_mails(shop)) == (1 if state == "pause" else 2)
+        assert len(_mails(shop)) == (1 if what == "pause" else 2)
         assert len(receiver.requests) == 2, "the other goes on"
     assert _run("delivery", "withdraw", AUDIENCE, "crm").exit_code == 0
     deliveries = {row["destination"]: row for row in json.loads(_run("deliver").output)}
@@ -326,6 +373,14 @@ def test_commands_say_what_is_missing(shop: Home, receiver: Receiver) -> None:
     assert "nothing of nobody was delivered to crm" in _run("delivery", "log", "nobody", "crm").output
     assert "write <type>:<value>" in _run("consent", "record", "denied", "bo@mail.cn", "--purpose", "marketing").output
     assert "say what for with --purpose" in _run("consent", "record", "denied", "email:bo@mail.cn").output
+    for identifier, channel, problem in (
+        ("foo:bar", "any", "there is no type of identifier 'foo'"),
+        ("email:not a mail", "any", "is no e-mail address"),
+        ("phone:12", "any", "is no phone number"),
+        ("email:bo@mail.cn", "emial", "there is no channel 'emial'"),
+    ):
+        said = _run("consent", "record", "denied", identifier, "--purpose", "marketing", "--channel", channel).output
+        assert problem in " ".join(said.split())
     assert "name the purpose" in _run("consent", "record", "granted", "email:bo@mail.cn", "--purpose", "any").output
     assert _deliver(shop)
     [request] = json.loads(_run("delivery", "log", AUDIENCE, "crm").output)

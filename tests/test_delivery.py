@@ -566,7 +566,7 @@ def test_many_small_batches_are_looked_at_again_together(home):
     with Ledger(home) as ledger:
         target = ledger.target("regulars", "far")
         plan(ledger, target, far, town)
-        assert recheck(ledger, target, town) == 2
+        assert recheck(ledger, target, far, town) == 2
     assert questions == [["a", "b", "c", "d", "e"]]
     run(home, far, town)
     assert names(far.asked)[:3] == [("add", ["a"]), ("add", ["c"]), ("add", ["e"])]

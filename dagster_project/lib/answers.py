@@ -269,7 +269,7 @@ def deliveries(home: Home) -> Rows:
                 "status": row["status"] if row["state"] == "active" else row["state"],
                 "version": row["version"],
                 **{name: row[name] for name in ("adds", "updates", "removes", "held", "to_send", "uncertain", "dead_letters")},
-                "answered_at": row["answered_at"] and datetime.fromisoformat(row["answered_at"]),
+                "answered_at": row["answered_at"] and datetime.fromisoformat(row["answered_at"]).replace(tzinfo=None),
             }
             for row in ledger.overview()
         ]

@@ -1,5 +1,7 @@
 """Who may be contacted: the rules of dbt/macros/consent.sql, asked of the warehouse without dbt."""
 
+import csv
+import functools
 from collections.abc import Collection
 from functools import partial
 
@@ -28,6 +30,13 @@ def customer_permissions(purpose: str, channel: str | None, customers: str, legi
         legitimate_interest: as above.
     """
     return _asked("customer_permissions", purpose, channel, customers, legitimate_interest)
+
+
+@functools.cache
+def contact_channels() -> frozenset[str]:
+    """The channels that some address serves."""
+    with (_PROJECT / "seeds" / "contact_channels.csv").open(encoding="utf-8") as file:
+        return frozenset(row["channel"] for row in csv.DictReader(file))
 
 
 def _asked(macro: str, purpose: str, channel: str | None, among: str, legitimate_interest: Collection[str]) -> str:

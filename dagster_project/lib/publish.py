@@ -281,6 +281,14 @@ def _require_built(connection, audience: Audience, refresh: Refresh) -> None:
         )
 
 
+def is_published(connection, audience: Audience) -> bool:
+    """Whether the audience's members are of its present definition, as far as its own SQL and that of other audiences say."""
+    if not audience.definitions:
+        return True
+    row = connection.execute("select definition from audiences._published where audience = ?", [audience.name]).fetchone()
+    return row is not None and row[0] == audience.definition
+
+
 def _situation(connection, audience: Audience, refresh: Refresh, is_first: bool, is_stopped: bool) -> Situation:
     row = connection.execute(
         "select definition, as_of, _seq from audiences._published where audience = ?", [audience.name]

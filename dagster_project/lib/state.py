@@ -4,7 +4,7 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from dagster_project.lib.home import Home
@@ -270,10 +270,19 @@ class State:
             ).fetchall()
         return [(number, Refusal(*row)) for number, *row in rows]
 
-    def forget_refusals(self, loaded: int) -> None:
-        """Drop refusals that a refresh has taken in, with all that was loaded up to this number."""
+    def forget_refusals(self, days: float = 1) -> None:
+        """Drop refusals that a refresh has taken in which ended so long ago that no delivery goes on from before."""
+        before = (datetime.now(UTC) - timedelta(days=days)).isoformat()
         with self._transaction() as connection:
-            connection.execute("delete from consent_refusals where load <= ?", (loaded,))
+            connection.execute(
+                "delete from consent_refusals where load <= (select max(loaded) from refreshes where finished_at < ?)",
+                (before,),
+            )
+
+    def has_begun(self) -> bool:
+        """Whether any refresh was ever begun."""
+        with self._transaction() as connection:
+            return connection.execute("select 1 from refreshes limit 1").fetchone() is not None
 
     def unfinished_refreshes(self, before: int) -> list[int]:
         """Numbers of the refreshes among the thousand before one that were blocked or killed."""

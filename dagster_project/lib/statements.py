@@ -5,6 +5,7 @@ each batch of a delivery is compared with it before it leaves.
 """
 
 import json
+import re
 import threading
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import duckdb
 
+from dagster_project.lib.consent import contact_channels
+from dagster_project.lib.contracts import load_channels
 from dagster_project.lib.delivery.ledger import TOKENS, SentRow
 from dagster_project.lib.home import Home
 from dagster_project.lib.keyed import tokens
@@ -82,7 +85,7 @@ def remember_refusals(home: Home, connection: duckdb.DuckDBPyConnection, table: 
         seq: the number of the write.
     """
     state = State(home)
-    if table not in _REFUSED or state.last_finished_refresh() is None:  # nobody was ever sent anything
+    if table not in _REFUSED or not (state.has_begun() or state.refusals()):  # nobody was ever sent anything
         return 0
     settings, count = Settings.of(home), 0
     rows = connection.execute(f"{_REFUSED[table].format(rows=f'staging.{table}')} and _batch_id = ?", [batch_id])
@@ -113,8 +116,9 @@ class NewRefusals:
         self._usual = dict(
             connection.execute("select identifier_type, channel from reference.contact_channels where is_usual").fetchall()
         )
-        if last := self._state.last_finished_refresh():
-            self._state.forget_refusals(last.loaded)
+        last = self._state.last_finished_refresh()
+        self._known = last.loaded if last else 0  # what was loaded up to then the tables say
+        self._state.forget_refusals()
         self._take_in(connection)
 
     def of(
@@ -159,14 +163,16 @@ class NewRefusals:
             new = self._state.refusals(after=self._last)
             if not new:
                 return
-            self._last = new[-1][0]
             by_token: dict[str, list[Refusal]] = {}
             for _, refusal in new:
-                by_token.setdefault(refusal.token, []).append(refusal)
-            for customer_id, token in self._holders(by_token, connection):
+                if refusal.load is None or refusal.load > self._known:
+                    by_token.setdefault(refusal.token, []).append(refusal)
+            holders = self._holders(by_token, connection) if by_token else []
+            for customer_id, token in holders:
                 self._by_customer.setdefault(customer_id, []).extend(by_token[token])
             for token, refusals in by_token.items():
                 self._by_token.setdefault(token, []).extend(refusals)
+            self._last = new[-1][0]  # at the end: whoever fails on the way looks again, and sends nothing
 
     def _holders(self, by_token: Collection[str], connection: duckdb.DuckDBPyConnection | None) -> list[tuple[str, str]]:
         """Customers who have the identifiers, with the token of each."""
@@ -183,6 +189,24 @@ class NewRefusals:
             return masked.execute(query, [list(by_token)]).fetchall()
 
 
+def unknown(home: Home, identifier_type: str, value: str, channel: str) -> str | None:
+    """What is wrong with a statement that somebody types in, who would believe that it is heeded."""
+    kind, region = identifier_type.strip().lower(), Settings.of(home).default_region
+    types = {
+        kind for entities in load_channels(home).values() for e in entities.entities.values() for kind in e.identifiers.values()
+    }
+    if kind not in types:
+        return f"there is no type of identifier '{kind}'; there are {', '.join(sorted(types))}"
+    if kind == "email" and not re.fullmatch(r"[^@\s]+@[^@\s]+\.[^@\s]+", value.strip()):
+        return f"'{value}' is no e-mail address"
+    if kind == "phone" and e164(value.strip(), region) is None:
+        return f"'{value}' is no phone number; write it with its country code, such as +8613812345678"
+    channels = {"any", *contact_channels()}
+    if channel.strip().lower() not in channels:
+        return f"there is no channel '{channel}'; there are {', '.join(sorted(channels))} (dbt/seeds/contact_channels.csv)"
+    return None
+
+
 def normal(identifier_type: str, value: str, region: str) -> str:
     """An identifier in the form that tables have it in."""
     text = value.strip()
@@ -192,7 +216,9 @@ def normal(identifier_type: str, value: str, region: str) -> str:
 
 
 def _refusal(home: Home, settings: Settings, statement: Statement, load: int | None) -> Refusal:
-    value = normal(statement.identifier_type, statement.identifier_value, settings.default_region)
-    (token,) = tokens(home.key, [f"{statement.identifier_type}:{value}"])
+    kind, purpose, channel = (
+        text.strip().lower() for text in (statement.identifier_type, statement.purpose, statement.channel)
+    )
+    (token,) = tokens(home.key, [f"{kind}:{normal(kind, statement.identifier_value, settings.default_region)}"])
     moment = statement.occurred_at.astimezone(UTC).isoformat(timespec="seconds")
-    return Refusal(token, statement.purpose, statement.channel, statement.status, moment, load)
+    return Refusal(token, purpose, channel, statement.status.strip().lower(), moment, load)

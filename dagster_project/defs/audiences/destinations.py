@@ -87,7 +87,8 @@ def _spec(home: Home, key: dg.AssetKey, audience: Audience, name: str, destinati
 
 def _result(ledger: Ledger, report: Report) -> dg.MaterializeResult:
     target = ledger.target(report.audience, report.destination)
-    versions, letters = ledger.versions(target)[-_SHOWN_VERSIONS:], len(ledger.letters(target))
+    letters = ledger.letter_count(target)
+    versions = ledger.versions(target, ledger.last_version(target) - _SHOWN_VERSIONS)
     key = _key(report.audience, report.destination)
     problems = [report.stopped] if report.stopped else []
     if letters:

@@ -5,12 +5,14 @@ import re
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
+from dagster_project.lib.audiences.form import suggestion
+from dagster_project.lib.consent import contact_channels
 from dagster_project.lib.contracts import NAME, YAML_LOADER
 from dagster_project.lib.delivery.destination import Destination, Semantics
 from dagster_project.lib.delivery.sending import Retries, Work
@@ -192,6 +194,7 @@ class AdvertisingConfigured(Configured):
 
     audiences: dict[str, str] = Field(description="The number of the platform's list, by audience: {audience: 7712345678}.")
     key: tuple[()] = Field((), description="None: the platform knows no keys.")
+    channel: str | None = Field("ads", pattern=NAME, description="Channel that consent is asked for.")
     batch_size: int = Field(10_000, ge=1, le=10_000, description="Rows a request.")
     is_advertising: ClassVar[bool] = True
 
@@ -216,12 +219,14 @@ class GoogleConfigured(AdvertisingConfigured):
     )
     account: str = Field(pattern=r"^[0-9-]+$", description="Google Ads account that has the lists.")
     login_account: str | None = Field(None, pattern=r"^[0-9-]+$", description="Manager account of the credentials.")
-    ad_user_data: Literal["granted"] = Field(description="That members consent to Google having their data; told to Google.")
-    ad_personalization: Literal["granted", "denied"] = Field(
-        description="Whether they consent to personalised advertising; told to Google."
+    ad_user_data: Literal["granted"] | None = Field(
+        None, description="Say `granted` if members consent to Google having their data; told to Google."
     )
-    terms_accepted: Literal[True] = Field(
-        description="That the company accepted Google's Customer Match policy; told to Google."
+    ad_personalization: Literal["granted", "denied"] | None = Field(
+        None, description="Say `granted` or `denied`: whether they consent to personalised advertising; told to Google."
+    )
+    terms_accepted: Literal[True] | None = Field(
+        None, description="Say `true` if the company accepted Google's Customer Match policy; told to Google."
     )
     credentials: FromEnvironment = FromEnvironment(env="GOOGLE_APPLICATION_CREDENTIALS")
     developer_token: FromEnvironment = FromEnvironment(env="GOOGLE_ADS_DEVELOPER_TOKEN")
@@ -231,6 +236,13 @@ class GoogleConfigured(AdvertisingConfigured):
         min_length=1,
         description="What is sent, by Onefold's names.",
     )
+
+    @model_validator(mode="after")
+    def _the_company_declares_it(self) -> "GoogleConfigured":
+        for name in ("ad_user_data", "ad_personalization", "terms_accepted"):
+            if self.audiences and getattr(self, name) is None:
+                raise ValueError(f"{name}: has to be declared; {type(self).model_fields[name].description}")
+        return self
 
     def open(self, home: Home, name: str, audience: str) -> Destination:
         from dagster_project.lib.delivery import google
@@ -461,6 +473,9 @@ Kind = Annotated[
     Field(discriminator="kind"),
 ]
 _ANY = TypeAdapter(Kind)
+KINDS: dict[str, type[Configured]] = {
+    get_args(model.model_fields["kind"].annotation)[0]: model for model in get_args(get_args(Kind)[0])
+}
 
 
 def load_destinations(home: Home, audiences: Collection[str], columns: Collection[str]) -> dict[str, Configured]:
@@ -497,6 +512,11 @@ def _read(file: Path, audiences: Collection[str], columns: Collection[str]) -> C
         content = yaml.load(file.read_text(encoding="utf-8"), Loader=YAML_LOADER)
     except yaml.YAMLError as error:
         raise OnefoldError(f"{file}: not valid YAML: {error}") from error
+    kinds = ", ".join(KINDS)
+    if not isinstance(content, dict):
+        raise OnefoldError(f"{file}: has no keys; onefold new destination NAME --kind KIND writes one (docs/destinations.md)")
+    if (kind := content.get("kind")) not in KINDS:
+        raise OnefoldError(f"{file}: kind: {f'there is no {kind!r}' if kind else 'is missing'}; there are {kinds}")
     try:
         configured = _ANY.validate_python(content)
     except ValidationError as error:
@@ -507,10 +527,17 @@ def _read(file: Path, audiences: Collection[str], columns: Collection[str]) -> C
             raise OnefoldError(
                 f"{file}: audiences: there is no audience '{audience}'; there are {', '.join(sorted(audiences))}"
             )
+    if configured.channel and configured.channel not in contact_channels():
+        raise OnefoldError(
+            f"{file}: channel: there is no channel '{configured.channel}'; there are {', '.join(sorted(contact_channels()))} "
+            "(dbt/seeds/contact_channels.csv)"
+        )
     known = {"customer_id", "audience", *columns}
     for name, source in configured.columns.items():
         if source not in known or source.startswith("_"):
-            raise OnefoldError(f"{file}: columns.{name}: unified.customers has no column '{source}'")
+            raise OnefoldError(
+                f"{file}: columns.{name}: unified.customers has no column '{source}': {suggestion(source, sorted(known))}"
+            )
     return configured
 
 

@@ -13,10 +13,10 @@ from dagster_project.lib.delivery.destination import Destination
 from dagster_project.lib.delivery.ledger import Ledger, Plan, Target, anonymous
 from dagster_project.lib.delivery.members import WarehouseMembers
 from dagster_project.lib.delivery.planning import plan, plan_leavers, recheck, withdraw
-from dagster_project.lib.delivery.sending import Report, Work, send_all
+from dagster_project.lib.delivery.sending import Report, Withhold, Work, send_all
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home, transaction
-from dagster_project.lib.publish import Audience, audiences
+from dagster_project.lib.publish import Audience, audiences, is_published
 from dagster_project.lib.quality import require_proof
 from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import Refresh
@@ -38,7 +38,7 @@ def destinations_of(home: Home, manifest: dict[str, Any]) -> dict[str, Configure
 
 def sensitive(audience: Audience, name: str, destination: Configured) -> str | None:
     """Why an audience may not go to a destination: restricted tags are for service and care, and never for advertising."""
-    if not (destination.is_advertising and audience.restricted):
+    if not audience.restricted or not (destination.is_advertising or destination.channel == "ads"):
         return None
     return (
         f"{audience.name} is made from restricted tags ({', '.join(audience.restricted)}), and {name} is advertising: nobody "
@@ -69,6 +69,8 @@ class Delivery:
         ]
         self.targets: dict[tuple[str, str], Target] = {}
         self.reports: dict[tuple[str, str], Report] = {}
+        self._held_back: dict[tuple[str, str], str | None] = {}
+        self._stopped = stopped(home)
         self._legitimate_interest = Settings.of(home).legitimate_interest
 
     def run(self) -> list[Report]:
@@ -97,17 +99,35 @@ class Delivery:
     def _send_left(self, ledger: Ledger, active: list[Work]) -> None:
         """Send what an earlier delivery planned and did not get through, as far as it may still be sent."""
         left = [work for work in active if ledger.open_version(self.targets[self._pair(work)])]
-        for work in left:
-            if self._sensitive(work):
-                ledger.give_up(self.targets[self._pair(work)])
-        left = [work for work in left if not self._sensitive(work)]
-        if not left:
+        opened = [(work, destination) for work in left if (destination := self._opened(work))]
+        if not opened:
             return
+        checked = []
         with self.home.connect("delivery plans") as connection:
             refusals = NewRefusals(self.home, connection)
-            for work in left:
-                recheck(ledger, self.targets[self._pair(work)], self._members(connection, work))
-        self._send(left, refusals)
+            for work, destination in opened:
+                try:
+                    if self._only_removals(connection, work) is None:
+                        recheck(ledger, self.targets[self._pair(work)], destination, self._members(connection, work))
+                    checked.append(work)
+                except OnefoldError as error:
+                    self._stop(work, error)
+        self._send(checked, refusals)
+
+    def _only_removals(self, connection: duckdb.DuckDBPyConnection, work: Work) -> str | None:
+        """Why nobody may be added or updated; kept, and said of each row that is left out for it."""
+        pair = self._pair(work)
+        reason = None
+        if self._sensitive(work):
+            reason = "restricted tag"
+        elif self.reports[pair].state == "withdrawn":
+            reason = "the audience was withdrawn"
+        elif work.audience in self._stopped:
+            reason = "the audience is stopped"
+        elif not is_published(connection, self.audiences[work.audience]):
+            reason = "the audience is not published by its present definition"
+        self._held_back[pair] = reason
+        return reason
 
     def _send_changes(self, ledger: Ledger, active: list[Work]) -> None:
         """Plan what changed since the last plan, and send it."""
@@ -129,16 +149,17 @@ class Delivery:
 
     def _plan(self, connection: duckdb.DuckDBPyConnection, ledger: Ledger, work: Work, destination: Destination) -> Plan | None:
         pair, target, now = self._pair(work), self.targets[self._pair(work)], self.refresh.as_of.replace(tzinfo=None)
+        held_back = self._only_removals(connection, work)
         if sensitive := self._sensitive(work):
             self._stop(work, OnefoldError(sensitive))
             exclude_members(connection, *pair, "restricted tag", now)
             return withdraw(ledger, target, destination)
-        require_proof(connection, {*self.audiences[work.audience].reads, *_CONTACTS}, self.refresh)
         if self.reports[pair].state == "withdrawn":
             forget_exclusions(connection, *pair)
             return withdraw(ledger, target, destination)
+        require_proof(connection, {*self.audiences[work.audience].reads, *_CONTACTS}, self.refresh)
         members = self._members(connection, work)
-        if work.audience in stopped(self.home):
+        if held_back:
             return plan_leavers(ledger, target, destination, members)
         made = plan(ledger, target, destination, members)
         write_exclusions(connection, *pair, now)
@@ -149,21 +170,16 @@ class Delivery:
         return sensitive(self.audiences[work.audience], work.destination, self.destinations[work.destination])
 
     def _send(self, these: list[Work], refusals: NewRefusals) -> None:
-        watched = [
-            replace(
-                work,
-                withhold=refusals.of(
-                    self.audiences[work.audience].purpose,
-                    self.destinations[work.destination].columns,
-                    self.destinations[work.destination].channel,
-                ),
-            )
-            for work in these
-        ]
-        for report in send_all(self.home, watched):
+        for report in send_all(self.home, [replace(work, withhold=self._withhold(work, refusals)) for work in these]):
             before = self.reports[report.audience, report.destination]
             report.state, report.stopped = before.state, report.stopped or before.stopped
             self.reports[report.audience, report.destination] = report
+
+    def _withhold(self, work: Work, refusals: NewRefusals) -> Withhold:
+        if reason := self._held_back.get(self._pair(work)):
+            return lambda rows: dict.fromkeys((row.customer_id for row in rows), reason)
+        configured = self.destinations[work.destination]
+        return refusals.of(self.audiences[work.audience].purpose, configured.columns, configured.channel)
 
     def _opened(self, work: Work) -> Destination | None:
         try:

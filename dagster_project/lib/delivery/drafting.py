@@ -4,19 +4,15 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from dagster_project.lib.contracts import NAME
-from dagster_project.lib.delivery.configuration import AdvertisingConfigured, Configured, Kind
+from dagster_project.lib.delivery.configuration import KINDS, AdvertisingConfigured, Configured
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
-
-KINDS: dict[str, type[Configured]] = {
-    get_args(model.model_fields["kind"].annotation)[0]: model for model in get_args(get_args(Kind)[0])
-}
 
 # What is written for keys that have to be said, in YAML; nothing of it leads anywhere. NAME is the destination's, in capitals.
 _WRITTEN: dict[str, dict[str, str]] = {
@@ -31,9 +27,6 @@ _WRITTEN: dict[str, dict[str, str]] = {
     "warehouse": {"columns": "[customer_id, email, city]"},
     "google": {
         "account": "000-000-0000",
-        "ad_user_data": "granted",
-        "ad_personalization": "granted",
-        "terms_accepted": "true",
         "credentials": "{env: GOOGLE_APPLICATION_CREDENTIALS}",
     },
     "meta": {"token": "{env: META_ACCESS_TOKEN}"},

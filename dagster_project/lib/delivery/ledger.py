@@ -291,6 +291,10 @@ class Ledger:
         names = [column[0] for column in rows.description]
         return [dict(zip(names, row, strict=True)) for row in rows.fetchall()]
 
+    def last_version(self, target: Target) -> int:
+        """The number of the last version that was planned; 0 before the first."""
+        return self._one("select version from delivery_targets where target = ?", (target.number,))[0]
+
     def versions(self, target: Target, after: int = 0) -> list[dict[str, Any]]:
         """The versions of a target above one, with how many rows were taken and how many were not."""
         rows = self.connection.execute(
@@ -421,6 +425,10 @@ class Ledger:
         )
         return [Letter(c, o, reason, bool(due), v, key, at) for c, o, reason, due, v, key, at in rows.fetchall()]
 
+    def letter_count(self, target: Target) -> int:
+        """How many dead letters there are."""
+        return self._one("select count(*) from delivery_letters where target = ?", (target.number,))[0]
+
     def has_letters(self, number: int) -> bool:
         """Whether there is any dead letter of the target of that number."""
         return self._one("select 1 from delivery_letters where target = ? limit 1", (number,)) is not None
@@ -439,7 +447,10 @@ class Ledger:
         with self.turn(target):
             batch = next((batch for batch in self.open_batches(target, "uncertain") if batch.key == key), None)
             if batch is None:
-                raise OnefoldError(f"{target}: no batch {key} waits for a decision; see which are uncertain")
+                raise OnefoldError(
+                    f"{target}: no batch {key} waits for a decision; onefold delivery uncertain {target.audience} "
+                    f"{target.destination} lists those that do"
+                )
             with self.transaction() as connection:
                 if was_sent:
                     rows = self.rows_of(batch)
@@ -585,7 +596,8 @@ class Ledger:
             )
         if not self.has_letters(batch.target):
             return
-        settled = ("remove",) if batch.operation == "remove" else ("add", "update")
+        # Who is there again is removed again: a removal that was not taken before says nothing about the next.
+        settled = ("remove",) if batch.operation == "remove" else OPERATIONS
         self.connection.executemany(
             "delete from delivery_letters where target = ? and customer_id = ? and operation = ?",
             [(batch.target, row.customer_id, operation) for row in rows for operation in settled],

@@ -104,10 +104,10 @@ class WarehouseMembers:
         """Whether the audience was never published, or there are no customers at all."""
         return self._version == 0 or not self._one("select count(*) > 0 from (select 1 from unified.customers limit 1)")
 
-    def everyone(self) -> Iterator[tuple[str, Row]]:
-        """Every member who can be sent to, by customer id upwards."""
+    def everyone(self) -> Iterator[tuple[str, Row | None]]:
+        """Every member, by customer id upwards, also those who may not be sent to."""
         self._choose("select customer_id from audiences.memberships where audience = $audience and left_at is null")
-        return ((customer_id, row) for customer_id, row in self._rows() if row is not None)
+        return self._rows()
 
     def changed(self, since: str, besides: Iterable[str]) -> Iterator[tuple[str, Row | None]] | None:
         """Who entered or left since, members who were touched, and those named besides.
@@ -131,21 +131,31 @@ class WarehouseMembers:
         self._choose_besides(besides)
         return self._rows()
 
-    def leaving(self, since: str) -> Iterator[tuple[str, None]]:
-        """Of the changed those who must not be held any more: who left the audience, and who may not be sent to.
+    def leaving(self, since: str | None, besides: Iterable[str]) -> Iterator[tuple[str, None]]:
+        """Those who must not be held any more as they are: who left the audience, who may not be sent to, and who may not be
+        sent to at one of their addresses any more, which may be the one that is held.
 
         Not a member whose record is gone: while an audience is stopped, who was merged into whom is not to be trusted.
+
+        Args:
+            since: None: only those named besides are looked at.
         """
-        gone = [customer_id for customer_id, row in self.changed(since, ()) or () if row is None]
-        if not gone:
+        rows = self.changed(since, besides) if since else self.these(besides)
+        if rows is None:
             return iter(())
+        gone = {customer_id for customer_id, row in rows if row is None}
         merged = self._connection.execute(
-            "select customer_id from audiences.memberships where audience = ? and left_at is null "
-            "and list_contains(?, customer_id) and customer_id not in (select customer_id from present)",
-            [self.audience, gone],
+            "select customer_id from audiences.memberships semi join chosen using (customer_id) "
+            "anti join present using (customer_id) where audience = ? and left_at is null",
+            [self.audience],
         ).fetchall()
-        kept = {customer_id for (customer_id,) in merged}
-        return ((customer_id, None) for customer_id in gone if customer_id not in kept)
+        refusing = self._connection.execute(
+            "select customer_id from unified.contact_permissions semi join chosen using (customer_id) "
+            "where not is_allowed and list_contains(?, identifier_type) and purpose in (?, 'any') and _seq > ?",
+            [self._wanted(), self.purpose, json.loads(since)["write"] if since else self._sequence],
+        ).fetchall()
+        gone = (gone - {one for (one,) in merged}) | {one for (one,) in refusing}
+        return ((customer_id, None) for customer_id in sorted(gone))
 
     def these(self, customer_ids: Iterable[str]) -> Iterator[tuple[str, Row | None]]:
         """These customers, each once."""

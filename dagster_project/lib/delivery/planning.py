@@ -27,8 +27,8 @@ class Members(Protocol):
     def is_empty(self) -> bool:
         """Whether the source is empty or broken, so that nobody may be removed for being absent from it."""
 
-    def everyone(self) -> Iterator[tuple[str, Row]]:
-        """Every customer whom the destination should hold, with their row, by customer id upwards."""
+    def everyone(self) -> Iterator[tuple[str, Row | None]]:
+        """Every member, with their row, or None for whoever the destination should not hold, by customer id upwards."""
 
     def changed(self, since: str, besides: Iterable[str]) -> Iterator[tuple[str, Row | None]] | None:
         """Customers who may have changed after `since`, and those of `besides`, each once, with their row.
@@ -36,8 +36,8 @@ class Members(Protocol):
         The row is None for whoever the destination should not hold. None instead of an iterator: it cannot be said.
         """
 
-    def leaving(self, since: str) -> Iterator[tuple[str, None]]:
-        """Of the changed those who may not stay, whatever else is held back."""
+    def leaving(self, since: str | None, besides: Iterable[str]) -> Iterator[tuple[str, None]]:
+        """Of the changed (None: of none) and those of `besides` the ones who may not stay, whatever else is held back."""
 
     def these(self, customer_ids: Sequence[str]) -> Iterator[tuple[str, Row | None]]:
         """These customers, each once, with their row, or None for whoever the destination should not hold."""
@@ -69,7 +69,7 @@ def plan(ledger: Ledger, target: Target, destination: Destination, members: Memb
 def plan_leavers(ledger: Ledger, target: Target, destination: Destination, members: Members) -> Plan | None:
     """Fix the removal of those who may not stay, and nothing else, of an audience that was stopped.
 
-    What else changed is left to the next plan. Nothing where a plan would compare everybody.
+    What else changed is left to the next plan.
 
     Raises:
         OnefoldError: the version before is neither finished nor given up.
@@ -117,11 +117,11 @@ def _make_ready(ledger: Ledger, target: Target) -> None:
     _discard_unfinished_plans(ledger, target)
 
 
-def recheck(ledger: Ledger, target: Target, members: Members) -> int:
-    """Take out of a target's open version whom the destination should not hold any more; returns how many.
+def recheck(ledger: Ledger, target: Target, destination: Destination, members: Members) -> int:
+    """Take out of a target's open version whom the destination should not hold any more, or not like that; returns how many.
 
     For a version that is sent later than it was planned: consent counts as it was last stated. Whom the destination may have
-    got by an attempt without an answer is removed there by the next version.
+    got by an attempt without an answer is removed there by the next version, and who is to be sent otherwise is planned anew.
     """
     withheld = 0
     with ledger.turn(target):
@@ -132,23 +132,34 @@ def recheck(ledger: Ledger, target: Target, members: Members) -> int:
             together.append(batch)
             count += batch.row_count
             if count >= _CHUNK:
-                withheld += _withhold_gone(ledger, together, members)
+                withheld += _withhold_changed(ledger, destination, together, members)
                 together, count = [], 0
-        withheld += _withhold_gone(ledger, together, members)
+        withheld += _withhold_changed(ledger, destination, together, members)
     return withheld
 
 
-def _withhold_gone(ledger: Ledger, batches: list[Batch], members: Members) -> int:
+def _withhold_changed(ledger: Ledger, destination: Destination, batches: list[Batch], members: Members) -> int:
     sent = [(batch, ledger.rows_of(batch)) for batch in batches]
     customers = [row.customer_id for _, rows in sent for row in rows]
-    gone = {customer_id for customer_id, row in members.these(customers) if row is None} if customers else set()
+    present = members.these(customers) if customers else ()
+    payloads = {customer_id: _payload(ledger, destination, row) for customer_id, row in present}
+    count = 0
     for batch, rows in sent:
-        theirs = [(row, "is no longer to be sent") for row in rows if row.customer_id in gone]
+        theirs = [(row, "is no longer to be sent like that") for row in rows if payloads.get(row.customer_id) != row.payload]
+        count += len(theirs)
         if theirs:
             doubtful = replace(batch, is_uncertain=batch.is_uncertain or batch.status == "sending")
             with ledger.transaction():
                 ledger.withhold(doubtful, theirs)
-    return len(gone)
+    return count
+
+
+def _payload(ledger: Ledger, destination: Destination, row: Row | None) -> bytes | None:
+    """What the ledger knows a row by as it would be sent; None for whoever is not sent."""
+    prepare = getattr(destination, "prepare", None)
+    if row is not None and prepare:
+        row = prepare(row)
+    return None if row is None else _hash(ledger.home.key, _canonical({name: row[name] for name in destination.columns}))
 
 
 def _discard_unfinished_plans(ledger: Ledger, target: Target) -> None:
@@ -209,8 +220,6 @@ class _Planner:
         self.waiting_count = 0
 
     def plan(self) -> Plan | None:
-        if self.only_leavers and self.since is None:
-            return None
         connection = self.ledger.connection
         held = connection.execute("select named from delivery_held where target = ? limit 1", (self.target.number,)).fetchone()
         if held and (was := list(json.loads(held[0]))) != list(self.keys):
@@ -231,7 +240,8 @@ class _Planner:
         with contextlib.closing(connect(self.ledger.home)) as reading:
             changed = None
             if self.only_leavers:
-                changed = self.members.leaving(self.since)
+                besides = self._due_customers(reading) if self.since else self._held_customers(reading)
+                changed = self.members.leaving(self.since, besides)
             elif self.since is not None:
                 changed = self.members.changed(self.since, self._due_customers(reading))
             self._compare(self._everyone(reading) if changed is None else self._with_held(changed))
@@ -246,6 +256,12 @@ class _Planner:
             "select distinct customer_id from delivery_letters where target = ? and is_due", (self.target.number,)
         )
         for (customer_id,) in rows:
+            yield customer_id
+
+    def _held_customers(self, reading: sqlite3.Connection) -> Iterator[str]:
+        for (customer_id,) in reading.execute(
+            "select distinct customer_id from delivery_held where target = ?", (self.target.number,)
+        ):
             yield customer_id
 
     def _with_held(self, changed: Iterator[tuple[str, Row | None]]) -> Iterator[tuple[str, Row | None, _Held]]:
@@ -297,8 +313,8 @@ class _Planner:
                 stored = sent if raw is row else _canonical({**row, TOKENS: self._address_tokens(raw)})
                 named = _canonical({name: row[name] for name in self.keys})
                 is_own = self.keys == ("customer_id",) and row["customer_id"] == customer_id
-                row_key = b"" if is_own else self._hash(named)
-                payload = self._hash(sent)
+                row_key = b"" if is_own else _hash(self.secret, named)
+                payload = _hash(self.secret, sent)
                 there = next((was for key, was, _ in held if key == row_key), b"")
                 if there != payload:
                     phase = _UPDATE if there else _ADD  # what it may hold is added anew
@@ -429,15 +445,18 @@ class _Planner:
                     "where target = ? and version = ?",
                     (adds, updates, removes, number, self.version),
                 )
-            connection.execute(
-                "update delivery_targets set shape = ?, position = ?, version = version + ? where target = ?",
-                (self.shape, self.since if self.only_leavers else self.members.position, has_changed, number),
-            )
+            connection.execute("update delivery_targets set version = version + ? where target = ?", (has_changed, number))
+            if not self.only_leavers:  # else whatever else changed is still to be looked at
+                connection.execute(
+                    "update delivery_targets set shape = ?, position = ? where target = ?",
+                    (self.shape, self.members.position, number),
+                )
         return Plan(self.version, adds, updates, removes) if has_changed else None
 
-    def _hash(self, text: str) -> bytes:
-        """Keyed, since what is hashed may be guessed; 128 bits."""
-        return hmac.digest(self.secret, text.encode(), "sha256")[:16]
+
+def _hash(secret: bytes, text: str) -> bytes:
+    """Keyed, since what is hashed may be guessed; 128 bits."""
+    return hmac.digest(secret, text.encode(), "sha256")[:16]
 
 
 def _canonical(row: dict[str, Any]) -> str:
