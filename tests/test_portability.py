@@ -241,7 +241,7 @@ def test_the_project_is_portable_in_full_and_in_incremental_form(home: Home, mon
     statements = dbt.compile_for_spark(home)
     forms = [s.sql for s in statements if s.files[0] == "dbt/models/identity/identity_records.sql"]
     assert ["from identity.records" in sql for sql in forms] == [False, True]
-    assert len([s for s in statements if s.files[0] == "dbt/models/audiences/audiences_lapsed_buyers.sql"]) == 1  # a table
+    assert len([s for s in statements if s.files[0] == "dbt/models/audiences/audiences_category_fans.sql"]) == 1  # a table
     monkeypatch.setattr(dbt, "compile_for_spark", lambda home: statements)
     assert portability.require_portable(home) == len(statements) > 200
     # The same process goes on with DuckDB.
