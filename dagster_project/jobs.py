@@ -201,7 +201,8 @@ def problems(result: "dg.ExecuteInProcessResult") -> list[str]:
             found.append(f"{event.step_key}: {with_remedy(text)}")
     # The steps that fail for what a check of theirs found say so themselves.
     said = "\n".join(found)
-    return [*found, *(told for told in _told(result, is_warning=False) if told.partition(": ")[2] not in said)]
+    told = _told(result, is_warning=False)
+    return [*found, *(one for one in told if not ((why := one.partition(": ")[2]) and why in said))]
 
 
 def warnings(result: "dg.ExecuteInProcessResult") -> list[str]:
