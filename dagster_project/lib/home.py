@@ -298,19 +298,21 @@ def _locked_folder(folder: Path) -> Iterator[None]:
 
 
 def _acquire(handle, home: Path, patience: float) -> None:
-    deadline, told = time.monotonic() + patience, False
+    begun, told = time.monotonic(), False
+    deadline = begun + patience
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
             handle.seek(0)
-            holder = handle.read() or "another process"
+            written = handle.read()
+            holder = written or "another process"
             if time.monotonic() > deadline:
                 raise OnefoldError(
                     f"{home}: still held by {holder} after {patience:.0f} s; wait for it to end, or stop it, and run again"
                 ) from None
-            if not told:
+            if not told and (written or time.monotonic() > begun + 1):  # a holder writes its name after it took the lock
                 log.warning("waiting for %s", holder)
                 told = True
             time.sleep(0.2)
