@@ -20,6 +20,7 @@ from dagster_project.lib import dbt
 from dagster_project.lib.contracts import load_channels
 from dagster_project.lib.delivery.configuration import FilesConfigured
 from dagster_project.lib.delivery.deliver import Delivery, destinations_of
+from dagster_project.lib.delivery.files import Files
 from dagster_project.lib.delivery.ledger import SentRow
 from dagster_project.lib.home import Home
 from dagster_project.lib.ingest import ingest_channel
@@ -253,6 +254,14 @@ def test_of_an_audience_that_is_stopped_only_those_go_who_may_not_stay(shop: Hom
     receiver.requests.clear()
     assert _deliver(shop)
     assert _sent(receiver) == [("update", {"chen.new@mail.cn"})], "what was held back is not lost"
+
+
+def test_whom_nothing_identifies_at_a_destination_is_known_there(shop: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Files, "prepare", lambda _, row: None if row["mail"].startswith("bo@") else row, raising=False)
+    assert _deliver(shop)
+    assert _mails(shop) == [["add,anna", "add,chen", "add,dai"]]
+    found = "select destination, reason from audiences.exclusions where destination is not null"
+    assert query(shop, found) == [("newsletter", "no usable identifier")]
 
 
 def test_what_was_planned_of_an_audience_that_is_withdrawn_is_not_sent_any_more(shop: Home, receiver: Receiver) -> None:

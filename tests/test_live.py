@@ -1,6 +1,7 @@
 """The continuous mode: what it brings, tells Dagster and leaves to others; and the benchmarks, small, as they run it."""
 
 import csv
+import json
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -212,6 +213,10 @@ def test_the_benchmarks_measure_what_they_name(home: Home) -> None:
     assert done.exit_code == 0, done.output
     for reader in ("onefold", "duckdb", "pandas", "dlt"):
         assert f'"reader": "{reader}"' in done.output
+    sizes = ["--members", "300", "--few", "100", "--many", "400"]
+    done = CliRunner().invoke(main, ["--home", str(home.path), "bench", "deliver", *sizes, "--json"])
+    content = json.loads(done.output[done.output.index("{") :])
+    assert [row["members"] for row in content["changes"]] == [100, 400] and content["bare"] > 0
     done = CliRunner().invoke(main, ["--home", str(home.path), "bench", "ingest", "--beside", "polars"])
     assert "duckdb, pandas, dlt, not polars" in done.output
     assert not list(home.temporary.glob("bench/*"))

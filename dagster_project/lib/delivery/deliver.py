@@ -12,7 +12,7 @@ from dagster_project.lib.delivery.configuration import Configured, load_destinat
 from dagster_project.lib.delivery.destination import Destination
 from dagster_project.lib.delivery.ledger import Ledger, Plan, Target, anonymous
 from dagster_project.lib.delivery.members import WarehouseMembers
-from dagster_project.lib.delivery.planning import plan, plan_leavers, recheck, withdraw
+from dagster_project.lib.delivery.planning import NO_IDENTIFIER, plan, plan_leavers, recheck, unidentified, withdraw
 from dagster_project.lib.delivery.sending import Report, Withhold, Work, send_all
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home, transaction
@@ -162,6 +162,7 @@ class Delivery:
         if held_back:
             return plan_leavers(ledger, target, destination, members)
         made = plan(ledger, target, destination, members)
+        connection.execute("insert into unsent select unnest(?::varchar[]), ?", [unidentified(ledger), NO_IDENTIFIER])
         write_exclusions(connection, *pair, now)
         return made
 

@@ -79,6 +79,12 @@ def plan_leavers(ledger: Ledger, target: Target, destination: Destination, membe
         return _Planner(ledger, target, destination, members, only_leavers=True).plan()
 
 
+def unidentified(ledger: Ledger) -> list[str]:
+    """Customers of whom the last plan found nothing that identifies them at its destination."""
+    rows = ledger.connection.execute("select customer_id from temp.unsent where reason = ?", (NO_IDENTIFIER,))
+    return [customer_id for (customer_id,) in rows]
+
+
 def withdraw(ledger: Ledger, target: Target, destination: Destination) -> Plan | None:
     """Fix the removal of everything that a destination holds of an audience that is not to go there any more.
 
