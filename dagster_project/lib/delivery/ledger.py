@@ -596,12 +596,16 @@ class Ledger:
             )
         if not self.has_letters(batch.target):
             return
-        # Who is there again is removed again: a removal that was not taken before says nothing about the next.
-        settled = ("remove",) if batch.operation == "remove" else OPERATIONS
+        settled = ("remove",) if batch.operation == "remove" else ("add", "update")
         self.connection.executemany(
             "delete from delivery_letters where target = ? and customer_id = ? and operation = ?",
             [(batch.target, row.customer_id, operation) for row in rows for operation in settled],
         )
+        if batch.operation != "remove":  # what is there again is removed again: that its removal failed once says nothing
+            self.connection.executemany(
+                "delete from delivery_letters where target = ? and customer_id = ? and operation = 'remove' and payload is ?",
+                [(batch.target, row.customer_id, row.row_key) for row in rows],
+            )
 
     def close(self, batch: Batch, status: str, accepted: int, rejected: int, request_id: str | None) -> None:
         """End a batch; its rows are no longer needed."""
