@@ -19,7 +19,7 @@ from dagster_project.lib.home import Home, transaction
 from dagster_project.lib.publish import Audience, audiences, is_published
 from dagster_project.lib.quality import require_proof
 from dagster_project.lib.settings import Settings
-from dagster_project.lib.state import Refresh
+from dagster_project.lib.state import Refresh, State
 from dagster_project.lib.statements import NewRefusals
 from dagster_project.lib.stops import stopped
 
@@ -138,6 +138,7 @@ class Delivery:
         planned = []
         # A refresh that is under way has tables of two moments.
         with self.home.turn("delivery plans"), self.home.connect("delivery plans") as connection:
+            self.refresh = State(self.home).last_finished_refresh() or self.refresh  # one may have ended while we waited
             refusals = NewRefusals(self.home, connection)
             for work, destination in opened:
                 try:
