@@ -25,7 +25,6 @@ from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import Refusal, State
 
 GRANTING = ("granted", "released")
-STATUSES = ("granted", "denied", "withdrawn", "suppressed", "released")
 
 # In which staging tables people refuse something, as SQL over their rows. Who unsubscribes is taken to mean every purpose until
 # the refresh that knows which.
@@ -47,7 +46,7 @@ _CHUNK = 10_000
 
 @dataclass(frozen=True)
 class Statement:
-    """What somebody said, or said for them, about being contacted; `status` is one of STATUSES."""
+    """What somebody said, or said for them, about being contacted; `status` is one that crm/consents allows."""
 
     identifier_type: str
     identifier_value: str

@@ -85,6 +85,8 @@ class Delivery:
             return []
         with Ledger(self.home) as ledger:
             ledger.trim()
+            with self.home.connect("delivery plans") as connection:
+                prepare_audiences(connection)  # a home may be older than a table that is read here
             for work in self.works:
                 target = ledger.target(*self._pair(work))
                 self.targets[self._pair(work)] = target
