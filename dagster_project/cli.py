@@ -21,6 +21,7 @@ from dagster_project.cli_bench import bench
 from dagster_project.cli_identity import explain, identity
 from dagster_project.lib import answers
 from dagster_project.lib.contracts import Mapping, load_channels
+from dagster_project.lib.engine import ENGINES
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import PROJECT_ROOT, Home
 from dagster_project.lib.settings import Settings
@@ -149,9 +150,14 @@ def ingest(
 @main.command()
 @click.option("--as-of", type=click.DateTime(), help="The moment that stands for now, UTC (default: now).")
 @click.option("--full", is_flag=True, help="Build every model anew; customer ids are kept.")
+@click.option(
+    "--target",
+    type=click.Choice(ENGINES),
+    help="The engine to build on; another than before takes the home's state along and builds every model anew.",
+)
 @as_json_option
 @click.pass_obj
-def refresh(home: Home, as_of: datetime | None, full: bool, as_json: bool) -> None:
+def refresh(home: Home, as_of: datetime | None, full: bool, target: str | None, as_json: bool) -> None:
     """Build everything from what was loaded, check it, and serve it.
 
     Example: onefold refresh --as-of 2026-01-31
@@ -161,6 +167,8 @@ def refresh(home: Home, as_of: datetime | None, full: bool, as_json: bool) -> No
         tags["onefold/as_of"] = as_of.replace(tzinfo=UTC).isoformat()
     if full:
         tags["onefold/full_refresh"] = "true"
+    if target:
+        tags["onefold/target"] = target
     run(home, "refresh", tags=tags)
     served = str(home.serving / "current" / "onefold.duckdb")
     answer(as_json, {"served": served}, f"served: {served}")

@@ -713,7 +713,7 @@ def test_text_in_a_condition_is_no_name(company: Home) -> None:
 
 def test_nothing_served_says_how_to_serve(new_home: Callable[[], Home], company: Home) -> None:
     home = new_home()
-    shutil.copytree(dbt.target(company), dbt.target(home))  # so that dbt need not parse again
+    shutil.copytree(dbt.target_folder(company), dbt.target_folder(home))  # so that dbt need not parse again
     with pytest.raises(OnefoldError, match="has not served anything yet; run `onefold refresh`"):
         metrics.ask(home, Question(("revenue",)))
 

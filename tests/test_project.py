@@ -49,7 +49,7 @@ def test_dbt_shares_the_warehouse_with_everybody_else_when_it_has_spilled(home: 
 def test_a_manifest_that_a_full_disk_cut_off_is_written_anew(tmp_path: Path) -> None:
     home = Home(tmp_path).prepare()
     whole = dbt.manifest(home)
-    file = dbt.target(home) / "manifest.json"
+    file = dbt.target_folder(home) / "manifest.json"
     file.write_text(file.read_text()[:100_000])
     assert dbt.manifest(home)["nodes"] == whole["nodes"]
 

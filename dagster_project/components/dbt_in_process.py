@@ -26,6 +26,7 @@ from dagster_project.lib.refresh import scope_of
 from dagster_project.lib.state import State
 
 AS_OF_TAG = "onefold/as_of"
+TARGET_TAG = "onefold/target"  # the engine to build on; by default the one of the home
 _NOTHING_NEW = {"status": "nothing new"}
 _RESULTS = {"LogModelResult", "LogSeedResult", "LogSnapshotResult", "LogTestResult"}
 
@@ -38,7 +39,7 @@ class DbtInProcess(DbtProjectComponent):
         home = Home.from_environment()
         folder = str(onefold_dbt.PROJECT)
         return NoopDbtProjectManager(
-            DbtProject(project_dir=folder, profiles_dir=folder, target_path=str(onefold_dbt.target(home)))
+            DbtProject(project_dir=folder, profiles_dir=folder, target_path=str(onefold_dbt.target_folder(home)))
         )
 
     @property
@@ -71,7 +72,8 @@ class DbtInProcess(DbtProjectComponent):
         state = State(home)
         refresh = state.refresh(context.run.root_run_id or context.run.run_id, datetime.fromisoformat(given) if given else None)
         full = bool(context.run.tags.get("onefold/full_refresh"))
-        scope = scope_of(home, state, refresh, full=full)
+        target = context.run.tags.get(TARGET_TAG)
+        scope = scope_of(home, state, refresh, full=full, target=target)
         params = get_updated_cli_invocation_params_for_context(context, {}, self.translator)
         arguments = [*self.get_cli_args(context), *params.selection_args]
         if params.indirect_selection:
@@ -101,6 +103,7 @@ class DbtInProcess(DbtProjectComponent):
                         as_of=refresh.as_of,
                         variables=scope.variables,
                         on_event=on_event,
+                        target=target,
                     )
                 )
             except BaseException as error:  # handed to the step's own thread, which raises it

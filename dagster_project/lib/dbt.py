@@ -102,10 +102,10 @@ def parse(home: Home) -> Any:
     """
     _write_models(home)
     parsed = _parse(json.dumps(project_variables(home), sort_keys=True), _fingerprint(), home)
-    written, mark = target(home) / "manifest.json", target(home) / ".manifest"
+    written, mark = target_folder(home) / "manifest.json", target_folder(home) / ".manifest"
     # dbt writes this file too, when somebody runs it, and in place: half of it stays where the disk is full.
     if not (written.exists() and mark.exists() and mark.read_text() == _mark_of(written, home)):
-        target(home).mkdir(parents=True, exist_ok=True)
+        target_folder(home).mkdir(parents=True, exist_ok=True)
         draft = written.with_name(f".manifest-{os.getpid()}.json")  # another process may read it just now
         parsed.write(str(draft))
         marked = _mark_of(draft, home)
@@ -127,6 +127,7 @@ def run(
     on_event: Callable[[Any], None] | None = None,
     quiet: bool = True,
     without_tests: bool = False,
+    target: str | None = None,
 ) -> Any:
     """Run one dbt command on the home's warehouse, under its write lock, as one numbered write.
 
@@ -136,6 +137,7 @@ def run(
         variables: more variables.
         on_event: called with each of dbt's structured events, in dbt's threads.
         quiet: keep dbt's own output off the screen, and its reports and compiled SQL off the disk.
+        target: the engine, `duckdb` or `spark`; by default that of `engine.target_of`.
         without_tests: show dbt only seeds and models, and have it look no further than these; saves half a second.
 
     Returns:
@@ -144,7 +146,7 @@ def run(
     from dbt.adapters.duckdb.connections import DuckDBConnectionManager
     from dbt.cli.main import dbtRunner
 
-    manifest, engine = parse(home), target_of(home)
+    manifest, engine = parse(home), target_of(home, target)
     session, read = None, []
     if engine == "spark":
         from dagster_project.lib.spark import run as spark
@@ -394,13 +396,13 @@ def project_state(home: Home) -> str:
 
 def finished_project(home: Home) -> str | None:
     """The state of the project that the last finished refresh was built with."""
-    file = target(home) / "finished"
+    file = target_folder(home) / "finished"
     return file.read_text() if file.exists() else None
 
 
 def note_finished_project(home: Home) -> None:
     """Remember the present state of the project as that of a finished refresh."""
-    (target(home) / "finished").write_text(project_state(home))
+    (target_folder(home) / "finished").write_text(project_state(home))
 
 
 def withdrawn(connection, home: Home, refresh: int) -> list[str]:
@@ -446,7 +448,7 @@ def _write_sources(home: Home) -> None:
 
 def _folders(home: Home, engine: str = "duckdb") -> list[str]:
     # Spark has its own: dbt parses only what changed, as long as the target is the same.
-    written = target(home) if engine == "duckdb" else target(home) / engine
+    written = target_folder(home) if engine == "duckdb" else target_folder(home) / engine
     return ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT), "--target-path", str(written), "--target", engine]
 
 
@@ -490,7 +492,7 @@ def _parsed_by_dbt(arguments: list[str]) -> Any:
     return result
 
 
-def target(home: Home) -> Path:
+def target_folder(home: Home) -> Path:
     """Where dbt keeps what it makes of the project: manifest, compiled SQL, documentation."""
     return home.path / "dbt"
 
@@ -515,7 +517,7 @@ def _words(message: str) -> str:
 def manifest(home: Home) -> dict[str, Any]:
     """dbt's manifest of the project as it is on disk, as dbt writes it."""
     parse(home)
-    file = target(home) / "manifest.json"
+    file = target_folder(home) / "manifest.json"
     return _read_manifest(file, file.stat().st_mtime_ns)
 
 

@@ -17,16 +17,16 @@ def built_on(home: Home) -> str:
     return file.read_text().strip() if file.exists() else "duckdb"
 
 
-def target_of(home: Home) -> str:
-    """The engine to build on: what `ONEFOLD_TARGET` or `onefold.yaml` says, else the one that the tables are on.
+def target_of(home: Home, given: str | None = None) -> str:
+    """The engine to build on: the given one, else what `ONEFOLD_TARGET` or `onefold.yaml` says, else the one of the tables.
 
     Raises:
-        OnefoldError: the variable names no engine.
+        OnefoldError: there is no engine of that name.
     """
-    given = os.environ.get(VARIABLE) or Settings.of(home).target or built_on(home)
-    if given not in ENGINES:
-        raise OnefoldError(f"{VARIABLE} is '{given}': an engine is {' or '.join(ENGINES)}")
-    return given
+    named = given or os.environ.get(VARIABLE) or Settings.of(home).target or built_on(home)
+    if named not in ENGINES:
+        raise OnefoldError(f"'{named}' is no engine: {' or '.join(ENGINES)} is")
+    return named
 
 
 def note_engine(home: Home, engine: str) -> None:

@@ -259,7 +259,7 @@ def _definitions(home: Home) -> dict[str, Any]:
 
     Kept in the home for as long as the project stays as it is, so that a refresh needs neither dbt's parse nor MetricFlow.
     """
-    file = dbt.target(home) / f"metrics-{dbt.project_state(home)}.json"
+    file = dbt.target_folder(home) / f"metrics-{dbt.project_state(home)}.json"
     if file not in _read:
         if not file.exists():
             _write_definitions(home, file)

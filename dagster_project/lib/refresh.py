@@ -27,7 +27,7 @@ class Scope:
         return sorted(self.idle, key=lambda node: (len(self.idle & dbt.ancestors(manifest, node)), node))
 
 
-def scope_of(home: Home, state: State, refresh: Refresh, *, full: bool = False) -> Scope:
+def scope_of(home: Home, state: State, refresh: Refresh, *, full: bool = False, target: str | None = None) -> Scope:
     """The scope of a refresh, the same for all of its steps.
 
     A model of the cleaned layer is idle when nothing was loaded for its entity since the last finished refresh and no
@@ -44,7 +44,7 @@ def scope_of(home: Home, state: State, refresh: Refresh, *, full: bool = False) 
         **quality.history(state, refresh),
         "tested_from": taken_in if is_again and not full else 0,
     }
-    is_moving = engine.target_of(home) != engine.built_on(home)
+    is_moving = engine.target_of(home, target) != engine.built_on(home)
     if last is None or full or is_moving or dbt.finished_project(home) != dbt.project_state(home):
         return Scope(variables, frozenset())
     with home.connect("refresh") as connection:
