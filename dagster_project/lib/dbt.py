@@ -9,8 +9,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +22,7 @@ from dagster_project.lib.audiences import definitions
 from dagster_project.lib.audiences import project as declared
 from dagster_project.lib.audiences.known import Known
 from dagster_project.lib.contracts import load_channels
+from dagster_project.lib.engine import built_on, target_of
 from dagster_project.lib.errors import OnefoldError, with_remedy
 from dagster_project.lib.funnels import load_funnels
 from dagster_project.lib.home import PROJECT_ROOT, Home, transaction
@@ -144,11 +144,13 @@ def run(
     from dbt.adapters.duckdb.connections import DuckDBConnectionManager
     from dbt.cli.main import dbtRunner
 
-    manifest = parse(home)
+    manifest, engine = parse(home), target_of(home)
+    session, read = None, []
+    if engine == "spark":
+        from dagster_project.lib.spark import run as spark
+
+        session, read = spark.session(home), views(home)  # before the lock is taken: they take seconds
     if without_tests:
-        manifest = replace(
-            manifest, nodes={k: node for k, node in manifest.nodes.items() if node.resource_type != "test"}, unit_tests={}
-        )
         arguments = [*arguments, "--cache-selected-only"]
     with _LOCK, home.writing(f"dbt {arguments[0]}"):
         with home.connect("dbt") as connection:
@@ -162,6 +164,7 @@ def run(
                 refresh = (variables or {}).get("refresh", 0)
                 # A rebuild of some models by hand leaves the others as they were; the steps of a refresh build all.
                 is_whole = refresh > 0 or not _SELECTING & {argument.split("=")[0] for argument in arguments}
+                _settle_engine(home, connection, manifest, engine, seq, is_whole)
                 if is_whole and arguments[0] in ("build", "run") and (tables := withdrawn(connection, home, refresh)):
                     arguments, variables = [*arguments, "--full-refresh"], {**(variables or {}), "withdrawn": True}
                     if refresh == 0 or built_refresh(connection) != refresh:
@@ -172,13 +175,45 @@ def run(
         os.environ["ONEFOLD_HOME"] = str(home.path)  # read by profiles.yml
         changed = finished_project(home) != project_state(home)
         given = {**project_variables(home), "seq": seq, "as_of": moment, "project_changed": changed, **(variables or {})}
-        callbacks = [on_event] if on_event else []
+        command = [*(_QUIET if quiet else []), *arguments, "--vars", json.dumps(given)]
+
+        def invoke(parsed: Any, *options: str) -> Any:
+            if without_tests:
+                nodes = {name: node for name, node in parsed.nodes.items() if node.resource_type != "test"}
+                parsed = replace(parsed, nodes=nodes, unit_tests={})
+            return dbtRunner(manifest=parsed, callbacks=[on_event] if on_event else []).invoke([*command, *options])
+
+        if session is not None:
+            with spark.building(home, session, seq, read) as threads:
+                return invoke(_parsed_for_spark(home), *_folders(home, "spark"), "--threads", str(threads))
         try:
-            runner = dbtRunner(manifest=manifest, callbacks=callbacks)
-            return runner.invoke([*(_QUIET if quiet else []), *arguments, *_folders(home), "--vars", json.dumps(given)])
+            return invoke(manifest, *_folders(home))
         finally:
             # dbt leaves the file open, which would shut out every other process.
             DuckDBConnectionManager.close_all_connections()
+
+
+def _settle_engine(home: Home, connection, manifest: Any, engine: str, seq: int, is_whole: bool) -> None:
+    """Have the home's state be on the engine that is built on.
+
+    Raises:
+        OnefoldError: only some models are built, on another engine than the tables are on.
+    """
+    if engine == "duckdb" and built_on(home) == "duckdb":
+        return
+    from dagster_project.lib.spark import move
+
+    nodes = [node for node in manifest.nodes.values() if node.resource_type in ("model", "seed")]
+    if engine == built_on(home):
+        move.drop_left_behind(connection, nodes)
+    elif not is_whole:
+        raise OnefoldError(
+            f"the tables are on {built_on(home)}: `onefold refresh --target {engine}` builds all of them on {engine}"
+        )
+    elif engine == "spark":
+        log.info("moving to Spark, with the state of %s", ", ".join(move.to_spark(home, connection, nodes, seq)) or "nothing")
+    else:
+        log.info("moving to DuckDB, with the state of %s", ", ".join(move.to_duckdb(home, connection, nodes)) or "nothing")
 
 
 @dataclass(frozen=True)
@@ -194,6 +229,30 @@ class DataTest:
         moment = as_of.replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
         sql = self.sql.replace(str(_NEVER), str(tested_from)).replace(str(_LATER), moment)
         return connection.execute(f"select count(*) from ({sql}) as wrong").fetchone()[0]
+
+
+_views: dict[tuple[str, str], list[tuple[str, str]]] = {}
+
+
+def views(home: Home) -> list[tuple[str, str]]:
+    """The views of the project as DuckDB reads them, (schema.table, query), each after those that it reads."""
+    state = (json.dumps(project_variables(home), sort_keys=True), _fingerprint())
+    if state not in _views:
+        from dbt.adapters.duckdb.connections import DuckDBConnectionManager
+        from dbt.cli.main import dbtRunner
+
+        arguments = [*_QUIET, "compile", "--select", "config.materialized:view", "--no-introspect", "--no-populate-cache"]
+        with _LOCK:
+            os.environ["ONEFOLD_HOME"] = str(home.path)  # read by profiles.yml
+            done = dbtRunner(manifest=parse(home)).invoke([*arguments, *_folders(home), "--vars", state[0]])
+            DuckDBConnectionManager.close_all_connections()
+        if not done.success:
+            raise OnefoldError(failures(done))
+        nodes = {node.unique_id: node for node in (result.node for result in done.result.results)}
+        read = manifest(home)
+        order = sorted(nodes, key=lambda node: (len(ancestors(read, node) & set(nodes)), node))
+        _views[state] = [(f"{nodes[n].schema}.{nodes[n].alias}", nodes[n].compiled_code) for n in order]
+    return _views[state]
 
 
 # What stands in compiled tests for the two variables that differ from refresh to refresh.
@@ -243,13 +302,13 @@ def compile_for_spark(home: Home) -> list[Statement]:
         return []
     from dbt.cli.main import dbtRunner
 
+    from dagster_project.lib.spark.adapter import unconnected
+
     os.environ["ONEFOLD_HOME"] = str(home.path)  # read by profiles.yml
     _write_models(home)
     given = {**project_variables(home), "seq": 1, "as_of": "2026-01-31 00:00:00"}
-    common = [*_folders(home), "--target", "spark", "--vars", json.dumps(given, sort_keys=True)]
-    # Its own folder: dbt parses only what changed, as long as the target is the same.
-    common[common.index(str(target(home)))] = str(target(home) / "spark")
-    with _LOCK, _unconnected_spark():
+    common = [*_folders(home, "spark"), "--vars", json.dumps(given, sort_keys=True)]
+    with _LOCK, unconnected():
         parsed = _parsed_by_dbt(common)
         if not parsed.success:
             raise OnefoldError(f"the dbt project does not parse for Spark: {parsed.exception}")
@@ -266,27 +325,6 @@ def compile_for_spark(home: Home) -> list[Statement]:
                 if node.language == "sql":
                     statements.append(Statement(node.compiled_code, _files(node, parsed.result)))
     return statements
-
-
-@contextmanager
-def _unconnected_spark() -> Iterator[None]:
-    """dbt's Spark adapter without PySpark and Java: it asks for nothing, and every relation is a table that is there."""
-    from dbt.adapters import spark
-
-    class Credentials(spark.SparkCredentials):
-        def __post_init__(self) -> None:
-            """The check that is left out is for a client library."""
-
-    class Adapter(spark.SparkAdapter):
-        def get_relation(self, database: str, schema: str, identifier: str) -> Any:
-            return self.Relation.create(database=database, schema=schema, identifier=identifier, type="table")
-
-    before = spark.Plugin.adapter, spark.Plugin.credentials
-    spark.Plugin.adapter, spark.Plugin.credentials = Adapter, Credentials
-    try:
-        yield
-    finally:
-        spark.Plugin.adapter, spark.Plugin.credentials = before
 
 
 def _files(node: Any, manifest: Any) -> tuple[str, ...]:
@@ -406,8 +444,10 @@ def _write_sources(home: Home) -> None:
         draft.replace(file)
 
 
-def _folders(home: Home) -> list[str]:
-    return ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT), "--target-path", str(target(home))]
+def _folders(home: Home, engine: str = "duckdb") -> list[str]:
+    # Spark has its own: dbt parses only what changed, as long as the target is the same.
+    written = target(home) if engine == "duckdb" else target(home) / engine
+    return ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT), "--target-path", str(written), "--target", engine]
 
 
 _parsed: dict[tuple[str, str], Any] = {}
@@ -424,6 +464,20 @@ def _parse(variables: str, fingerprint: str, home: Home) -> Any:
             raise OnefoldError(f"the dbt project does not parse: {result.exception}")
         _parsed[variables, fingerprint] = result.result
     return _parsed[variables, fingerprint]
+
+
+def _parsed_for_spark(home: Home) -> Any:
+    """dbt's manifest as Spark needs it, parsed once a process for each state of the files; not the one that Dagster reads."""
+    from dagster_project.lib.spark.adapter import unconnected
+
+    variables, state = json.dumps(project_variables(home), sort_keys=True), f"spark {_fingerprint()}"
+    if (variables, state) not in _parsed:
+        with unconnected():
+            result = _parsed_by_dbt([*_folders(home, "spark"), "--vars", variables])
+        if not result.success:
+            raise OnefoldError(f"the dbt project does not parse for Spark: {result.exception}")
+        _parsed[variables, state] = result.result
+    return _parsed[variables, state]
 
 
 def _parsed_by_dbt(arguments: list[str]) -> Any:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from dagster_project.lib import dbt, quality
+from dagster_project.lib import dbt, engine, quality
 from dagster_project.lib.contracts import load_channels
 from dagster_project.lib.home import Home
 from dagster_project.lib.ingest import prepare_warehouse
@@ -44,7 +44,8 @@ def scope_of(home: Home, state: State, refresh: Refresh, *, full: bool = False) 
         **quality.history(state, refresh),
         "tested_from": taken_in if is_again and not full else 0,
     }
-    if last is None or full or dbt.finished_project(home) != dbt.project_state(home):
+    is_moving = engine.target_of(home) != engine.built_on(home)
+    if last is None or full or is_moving or dbt.finished_project(home) != dbt.project_state(home):
         return Scope(variables, frozenset())
     with home.connect("refresh") as connection:
         prepare_warehouse(connection, {})

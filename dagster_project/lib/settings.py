@@ -2,6 +2,7 @@
 
 import re
 from ipaddress import ip_network
+from typing import Literal
 from zoneinfo import available_timezones
 
 import phonenumbers
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
+from dagster_project.lib.spark.settings import SparkSettings
 
 # Addresses that no customer's browser shows to a public site: private, loopback, link-local (RFC 1918, 4193, 4291, 3927)
 # and those kept for documentation (RFC 5737, 3849).
@@ -116,6 +118,11 @@ class Settings(BaseModel):
     landing_settle_seconds: float = Field(2, ge=0, description="A landed file is read once it is unchanged for so long.")
     serving_keep_versions: int = Field(3, ge=1, description="Older serving versions kept for those who still read them.")
     serving_keep_minutes: float = Field(60, ge=0, description="…and for at least so long after they were replaced.")
+    target: Literal["duckdb", "spark"] | None = Field(
+        None,
+        description="The engine that refreshes build on; by default the one that they were built on before, at first DuckDB.",
+    )
+    spark: SparkSettings = SparkSettings()
 
     @field_validator("test_traffic", mode="before")
     @classmethod

@@ -179,12 +179,14 @@ left join {{ batches }} as batches on batches.channel = judged.channel
    400 days, so that a trend over a year stays and a warm loop that refreshes every few seconds does not fill the disk. #}
 {% macro thin_out() -%}
     {%- if var('refresh', 0) % 20 == 0 %}
-    delete from {{ this }}
-    where measured_at < {{ as_of() }} - interval 400 days
+    {%- set is_thin -%}
+    measured_at < {{ as_of() }} - interval 400 days
         or (refresh <= {{ var('refresh', 0) }} - 100 and metric_key not in (
             select max_by(metric_key, refresh)
             from {{ this }}
             group by metric, channel, identifier_type, cast(measured_at as date)
         ))
+    {%- endset -%}
+    {{ delete_rows(is_thin) }}
     {%- endif %}
 {%- endmacro %}

@@ -66,6 +66,6 @@
 {# What was measured today is measured again after a full refresh, a change of the project or withdrawn rows. #}
 {% macro profile_anew(day) -%}
     {%- if is_incremental() and (flags.FULL_REFRESH or var('project_changed', false) or var('withdrawn', false)) -%}
-    delete from {{ this }} where {{ day }} = cast({{ as_of() }} as date)
+    {{ delete_rows(day ~ ' = cast(' ~ as_of() ~ ' as date)') }}
     {%- endif -%}
 {%- endmacro %}

@@ -1,10 +1,6 @@
 {# What is new: each row carries `_seq`, the number of the write that last changed it. A model has consumed every row
    whose number is not above the greatest of its own. #}
 
-{% macro cursor() -%}
-    (select coalesce(max(_seq), 0) from {{ this }})
-{%- endmacro %}
-
 {# Condition on rows that this model has not consumed; true for all of them on a full build. #}
 {% macro is_new(alias=none) -%}
     {%- if is_incremental() -%}{{ alias ~ '.' if alias }}_seq > {{ cursor() }}{%- else -%}1 = 1{%- endif -%}
@@ -22,11 +18,14 @@
 
 {# Incremental strategy `revised`: new rows are appended, revisions replace the row of their key. #}
 {% macro get_incremental_revised_sql(arguments) -%}
-    {%- set target, key = arguments['target_relation'], arguments['unique_key'] -%}
-    {%- set columns = get_quoted_csv(arguments['dest_columns'] | map(attribute='name')) -%}
-    delete from {{ target }}
-    where {{ key }} in (select {{ key }} from {{ arguments['temp_relation'] }} where _is_revision);
-    insert into {{ target }} ({{ columns }}) select {{ columns }} from {{ arguments['temp_relation'] }}
+    {%- set key, fresh = arguments['unique_key'], arguments['temp_relation'] -%}
+    {{ with_fresh_rows(arguments, key ~ ' in (select ' ~ key ~ ' from ' ~ fresh ~ ' where _is_revision)') }}
+{%- endmacro %}
+
+{# SQL of an incremental strategy: all rows that were worked out, in place of those of a condition. #}
+{% macro with_fresh_rows(arguments, doomed, unless_kept=none) -%}
+    {%- set columns = arguments['dest_columns'] | map(attribute='name') | list -%}
+    {{ replace_rows(arguments['target_relation'], columns, doomed, 'select * from ' ~ arguments['temp_relation'], unless_kept) }}
 {%- endmacro %}
 
 {# The earliest moment that a query gives, as a literal: the engine passes over all parts of a table that are older, and joins

@@ -94,19 +94,21 @@
 {# What was worked out today is worked out again after rows were withdrawn: it was made from what never was. #}
 {% macro forget_the_day(day) -%}
     {%- if var('withdrawn', false) and is_incremental() -%}
-    delete from {{ this }} where {{ day }} = cast({{ as_of() }} as date)
+    {{ delete_rows(day ~ ' = cast(' ~ as_of() ~ ' as date)') }}
     {%- endif -%}
 {%- endmacro %}
 
 {# Values that ended longer ago than their tag keeps them, and those that ended the moment they began: they never were. #}
 {% macro forget_old_values() -%}
     {%- if is_incremental() -%}
-    delete from {{ this }}
-    where valid_to <= valid_from or valid_to < case tag
+    {%- set is_old -%}
+    valid_to <= valid_from or valid_to < case tag
         {%- for model in var('tag_models', []) %}
         when '{{ model.removeprefix('tags_') }}' then {{ dbt.dateadd('day', -tag_meta(model).get('retention_days', 0), as_of()) }}
         {%- endfor %}
         else {{ dbt.dateadd('day', -730, as_of()) }} end
+    {%- endset -%}
+    {{ delete_rows(is_old) }}
     {%- endif -%}
 {%- endmacro %}
 

@@ -51,14 +51,9 @@
 {# Incremental strategy `touched`: everything of a touched customer is replaced, also by nothing. Rows of others, which a tag gives
    that does not restrict itself by `of_touched`, are left as they are. #}
 {% macro get_incremental_touched_sql(arguments) -%}
-    {%- set target = arguments['target_relation'] -%}
-    {%- set columns = get_quoted_csv(arguments['dest_columns'] | map(attribute='name')) -%}
-    {%- if model.fqn[1] == 'analytics' -%}{{ replace_changed(arguments, 'customer_id in (' ~ touched_customers() ~ ')') }}
-    {%- else -%}
-    delete from {{ target }} where customer_id in ({{ touched_customers() }});
-    insert into {{ target }} ({{ columns }})
-    select {{ columns }} from {{ arguments['temp_relation'] }}
-    where customer_id not in (select customer_id from {{ target }})
+    {%- set is_touched = 'customer_id in (' ~ touched_customers() ~ ')' -%}
+    {%- if model.fqn[1] == 'analytics' -%}{{ replace_changed(arguments, is_touched) }}
+    {%- else -%}{{ with_fresh_rows(arguments, is_touched, unless_kept='customer_id') }}
     {%- endif -%}
 {%- endmacro %}
 
@@ -72,15 +67,10 @@
 {% macro replace_changed(arguments, condition) -%}
     {%- set target = arguments['target_relation'] -%}
     {%- set names = arguments['dest_columns'] | map(attribute='name') | list -%}
-    {%- set columns, key = get_quoted_csv(names), names[0] -%}
     {%- set same -%}
         {%- for name in names if name != '_seq' %}fresh.{{ name }} is not distinct from known.{{ name }}{{ ' and ' if not loop.last }}{% endfor -%}
     {%- endset -%}
-    delete from {{ target }} as known
-    where {{ condition }} and not exists (select 1 from {{ arguments['temp_relation'] }} as fresh where {{ same }});
-    insert into {{ target }} ({{ columns }})
-    select {{ columns }} from {{ arguments['temp_relation'] }} as fresh
-    where not exists (select 1 from {{ target }} as known where {{ same }});
-    update {{ target }} set _seq = {{ var('seq', 0) }}
-    where {{ key }} = (select min({{ key }}) from {{ target }}) and {{ cursor() }} < {{ var('seq', 0) }}
+    {%- set changed = 'not exists (select 1 from ' ~ arguments['temp_relation'] ~ ' as fresh where ' ~ same ~ ')' -%}
+    {%- set new = 'select * from ' ~ arguments['temp_relation'] ~ ' as fresh where not exists (select 1 from ' ~ target ~ ' as known where ' ~ same ~ ')' -%}
+    {{ replace_rows(target, names, condition ~ ' and ' ~ changed, new) }}{{ kept_cursor(target, names[0]) }}
 {%- endmacro %}

@@ -56,11 +56,8 @@
 
 {# Incremental strategy `recut`: an event replaces its row, which is looked for from the moment on. #}
 {% macro get_incremental_recut_sql(arguments) %}
-    {%- set target, temporary = arguments['target_relation'], arguments['temp_relation'] -%}
-    {%- set columns = get_quoted_csv(arguments['dest_columns'] | map(attribute='name')) -%}
-    delete from {{ target }}
-    where occurred_at >= {{ recut_since() }} and event_id in (select event_id from {{ temporary }});
-    insert into {{ target }} ({{ columns }}) select {{ columns }} from {{ temporary }}
+    {{ with_fresh_rows(
+        arguments, 'occurred_at >= ' ~ recut_since() ~ ' and event_id in (select event_id from ' ~ arguments['temp_relation'] ~ ')') }}
 {%- endmacro %}
 
 {# Visitors whose sessions have to be worked out anew, and from when on: where they were cut again; of one who lost an event,
@@ -121,10 +118,10 @@
 {# Incremental strategy `visitors`: the sessions of a touched visitor are replaced from the moment on, also by nothing. #}
 {% macro get_incremental_visitors_sql(arguments) %}
     {%- set target, since = arguments['target_relation'], touched_since() -%}
-    {%- set columns = get_quoted_csv(arguments['dest_columns'] | map(attribute='name')) -%}
-    delete from {{ target }} where started_at >= {{ since }} and session_id in (
+    {%- set touched -%}
         select kept.session_id from {{ target }} as kept
         inner join ({{ touched_visitors(since) }}) as touched on touched.visitor_id = kept.visitor_id
-        where kept.started_at >= touched.cut_from and kept.started_at >= {{ since }});
-    insert into {{ target }} ({{ columns }}) select {{ columns }} from {{ arguments['temp_relation'] }}
+        where kept.started_at >= touched.cut_from and kept.started_at >= {{ since }}
+    {%- endset -%}
+    {{ with_fresh_rows(arguments, 'started_at >= ' ~ since ~ ' and session_id in (' ~ touched ~ ')') }}
 {%- endmacro %}

@@ -25,21 +25,16 @@
 
 {# Incremental strategy `of_events`: rows of events that were revised are replaced, also by nothing. #}
 {% macro get_incremental_of_events_sql(arguments) -%}
-    {%- set target = arguments['target_relation'] -%}
-    {%- set columns = get_quoted_csv(arguments['dest_columns'] | map(attribute='name')) -%}
-    delete from {{ target }}
-    where event_id in (select event_id from {{ ref('unified_customer_events') }} where {{ is_new() }} and _is_revision);
-    insert into {{ target }} ({{ columns }}) select {{ columns }} from {{ arguments['temp_relation'] }}
+    {%- set revised -%}
+        select event_id from {{ ref('unified_customer_events') }} where {{ is_new() }} and _is_revision
+    {%- endset -%}
+    {{ with_fresh_rows(arguments, 'event_id in (' ~ revised ~ ')') }}
 {%- endmacro %}
 
 {# Incremental strategy `of_groups`: everything of a group that changed is replaced, also by nothing. The model's config has
    `group_column`, and `changed_groups`, the name of a macro that gives the groups as its only column. #}
 {% macro get_incremental_of_groups_sql(arguments) -%}
-    {%- set target = arguments['target_relation'] -%}
-    {%- set columns = get_quoted_csv(arguments['dest_columns'] | map(attribute='name')) -%}
-    -- One statement: a second would see less of the table, and take more for new.
-    delete from {{ target }} where {{ config.require('group_column') }} in ({{ context[config.require('changed_groups')]() }});
-    insert into {{ target }} ({{ columns }}) select {{ columns }} from {{ arguments['temp_relation'] }}
+    {{ with_fresh_rows(arguments, config.require('group_column') ~ ' in (' ~ context[config.require('changed_groups')]() ~ ')') }}
 {%- endmacro %}
 
 {# Conversations of a service contact that changed, also those that lost one. #}

@@ -3,4 +3,4 @@
 
 {% macro duckdb__matches(value, pattern) -%}regexp_matches({{ value }}, '{{ pattern }}'){%- endmacro %}
 
-{% macro spark__matches(value, pattern) -%}{{ value }} rlike '{{ pattern }}'{%- endmacro %}
+{% macro spark__matches(value, pattern) -%}{{ value }} rlike r'{{ pattern }}'{%- endmacro %}

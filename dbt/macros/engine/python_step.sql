@@ -36,3 +36,12 @@ def materialize(frame, connection):
     {{ run_hooks(post_hooks) }}
     {{ return({'relations': [this.incorporate(type='table')]}) }}
 {% endmaterialization %}
+
+{# The same step on the engine, below dagster_project/lib/spark/; it notes what it made. #}
+{% materialization python_step, adapter='spark', supported_languages=['sql'] %}
+    {{ run_hooks(pre_hooks) }}
+    {% do adapter.run_step(this, config.require('step'), compiled_code, var('as_of')) %}
+    {% call statement('main') %}select 1{% endcall %}
+    {{ run_hooks(post_hooks) }}
+    {{ return({'relations': [this.incorporate(type='table')]}) }}
+{% endmaterialization %}

@@ -3,4 +3,4 @@
 
 {% macro duckdb__replace_all(value, pattern, by) -%}regexp_replace({{ value }}, '{{ pattern }}', '{{ by }}', 'g'){%- endmacro %}
 
-{% macro spark__replace_all(value, pattern, by) -%}regexp_replace({{ value }}, '{{ pattern }}', '{{ by }}'){%- endmacro %}
+{% macro spark__replace_all(value, pattern, by) -%}regexp_replace({{ value }}, r'{{ pattern }}', '{{ by }}'){%- endmacro %}

@@ -1,0 +1,113 @@
+"""From DuckDB to Spark and back: what is state goes along, everything else is built anew."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from dagster_project.lib.engine import note_engine
+from dagster_project.lib.home import Home, quoted
+from dagster_project.lib.spark.catalogue import STAMP, Catalogue, Note, Table
+from dagster_project.lib.spark.staging import copy_to, spark_columns
+from dagster_project.lib.spark.steps import state_of
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+def to_spark(home: Home, connection: "duckdb.DuckDBPyConnection", nodes: Iterable[Any], seq: int) -> list[str]:
+    """Carry a home's state from DuckDB to the storage; the tables of its models are dropped.
+
+    State is what no rebuild gives back: identities with their ledger, decisions of matching, histories. Safe to run again after
+    a crash: tables are dropped only once everything is noted and Spark is said to be the engine.
+
+    Args:
+        nodes: dbt's models and seeds.
+        seq: the number of this write.
+
+    Returns:
+        The tables that were carried, `schema.table`.
+    """
+    catalogue = Catalogue(home)
+    catalogue.storage.register(connection)
+    for note in catalogue.notes():  # of an earlier time on Spark
+        if not note.node.startswith("staging."):
+            catalogue.forget(note.node)
+    there = _tables(connection)
+    carried = []
+    for node, names in _state(nodes).items():
+        tables = []
+        for name in (name for name in names if there.get(name) == "BASE TABLE"):
+            columns = spark_columns(connection, name)
+            stamps = None
+            if columns[-1][0] == STAMP:
+                stamps = tuple(s for (s,) in connection.execute(f"select distinct {STAMP} from {name} order by 1").fetchall())
+            table = Table(name, f"tables/{name.replace('.', '/')}/{seq}", columns, stamps)
+            for stamp in [None] if stamps is None else stamps:
+                cut = "" if stamp is None else f"/{STAMP}={stamp}"
+                copy_to(connection, catalogue.storage, table, f"where {STAMP} = {stamp}" if cut else "", table.folder + cut)
+            tables.append(table)
+        if tables:
+            catalogue.commit(Note(node, seq, tuple(tables)))
+            carried += [table.name for table in tables]
+    note_engine(home, "spark")
+    drop_left_behind(connection, nodes)
+    return carried
+
+
+def drop_left_behind(connection: "duckdb.DuckDBPyConnection", nodes: Iterable[Any]) -> None:
+    """Drop the tables of models from a warehouse whose engine is another; views over that engine's tables take their names."""
+    nodes = list(nodes)
+    names = {f"{node.schema}.{node.alias}" for node in nodes} | {name for names in _state(nodes).values() for name in names}
+    there = _tables(connection)
+    for kind, words in (("VIEW", "view"), ("BASE TABLE", "table")):
+        for name in sorted(name for name in names if there.get(name) == kind):
+            if kind == "BASE TABLE" or not _reads_parquet(connection, name):
+                connection.execute(f"drop {words} {name}")
+
+
+def to_duckdb(home: Home, connection: "duckdb.DuckDBPyConnection", nodes: Iterable[Any]) -> list[str]:
+    """Carry a home's state from the storage into its warehouse; views over Spark's tables are dropped."""
+    catalogue = Catalogue(home)
+    catalogue.storage.register(connection)
+    nodes, carried = list(nodes), []
+    state = {name for names in _state(nodes).values() for name in names}
+    tables = {table.name: table for note in catalogue.notes() for table in note.tables}
+    for name in sorted(state & set(tables)):
+        draft = f"{name}__moving"
+        connection.execute(f"create or replace table {draft} as {catalogue.in_duckdb(tables[name])}")
+        carried.append(name)
+    there = _tables(connection)
+    for name in sorted({f"{n.schema}.{n.alias}" for n in nodes} | set(tables)):
+        if there.get(name) == "VIEW" and not name.startswith("staging."):
+            connection.execute(f"drop view {name}")
+    for name in carried:
+        connection.execute(f'alter table {name}__moving rename to "{name.partition(".")[2]}"')
+    note_engine(home, "duckdb")
+    return carried
+
+
+def _state(nodes: Iterable[Any]) -> dict[str, list[str]]:
+    """By node, the tables that no rebuild gives back."""
+    state: dict[str, list[str]] = {}
+    for node in nodes:
+        name = f"{node.schema}.{node.alias}"
+        if step := node.config.get("step"):
+            state[name] = [name, *(f"{node.schema}.{table}" for table in state_of(step) if table != node.alias)]
+        elif node.config.get("full_refresh") is False:
+            state[name] = [name]
+    return state
+
+
+def _tables(connection: "duckdb.DuckDBPyConnection") -> dict[str, str]:
+    rows = connection.execute(
+        "select concat(table_schema, '.', table_name), table_type from information_schema.tables "
+        "where table_catalog = current_catalog()"
+    ).fetchall()
+    return dict(rows)
+
+
+def _reads_parquet(connection: "duckdb.DuckDBPyConnection", name: str) -> bool:
+    schema, _, view = name.partition(".")
+    (sql,) = connection.execute(
+        f"select sql from duckdb_views() where schema_name = '{quoted(schema)}' and view_name = '{quoted(view)}'"
+    ).fetchone()
+    return "read_parquet" in sql

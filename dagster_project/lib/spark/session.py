@@ -1,0 +1,86 @@
+"""One Spark session for this process: an engine in it, or a client of a Spark Connect server."""
+
+import importlib.util
+import os
+import shutil
+import threading
+from typing import TYPE_CHECKING
+
+from dagster_project.lib.errors import OnefoldError
+from dagster_project.lib.home import Home
+from dagster_project.lib.settings import Settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+_LOCK = threading.Lock()
+_running: dict[str, "SparkSession"] = {}
+
+# What the models' SQL relies on, whatever a cluster is set to.
+MEANING = {
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.ansi.enabled": "false",  # dbt-spark sets it: what cannot be cast is null, as in try_cast
+    "spark.sql.sources.partitionOverwriteMode": "dynamic",
+    "spark.sql.sources.default": "parquet",
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+}
+# For an engine in this process, where nothing else is said.
+_LOCAL = {
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.driver.memory": "3g",
+    "spark.sql.shuffle.partitions": "4",
+    "spark.log.level": "ERROR",
+}
+
+
+def session(home: Home) -> "SparkSession":
+    """The session of this process, started on first use; it costs some ten seconds.
+
+    Raises:
+        OnefoldError: PySpark or Java is missing, the server does not answer, or this process has a session of another home.
+    """
+    settings = Settings.of(home).spark
+    with _LOCK:
+        if str(home.path) in _running:
+            return _running[str(home.path)]
+        if _running:
+            raise OnefoldError("this process has a Spark session for another home; use another process")
+        if importlib.util.find_spec("pyspark") is None:
+            raise OnefoldError("PySpark is not installed: pip install 'onefold[spark]'")
+        if not settings.remote and not (shutil.which("java") or os.environ.get("JAVA_HOME")):
+            raise OnefoldError("Spark needs a Java runtime (17 or later): install one, for example openjdk-17-jre-headless")
+        _running[str(home.path)] = started = _start(settings.remote, settings.master, settings.conf)
+        return started
+
+
+def stop() -> None:
+    """End the session of this process, if it has one."""
+    with _LOCK:
+        for running in _running.values():
+            running.stop()
+        _running.clear()
+
+
+def _start(remote: str | None, master: str, conf: dict[str, str]) -> "SparkSession":
+    from pyspark.errors import PySparkException
+    from pyspark.sql import SparkSession
+
+    if remote:
+        # dbt-spark asks PySpark for a session, which looks here.
+        os.environ["SPARK_REMOTE"] = remote
+        builder = SparkSession.builder.remote(remote)
+        given = MEANING | conf
+    else:
+        os.environ.pop("SPARK_REMOTE", None)
+        if master.startswith("local"):  # else a machine with several addresses warns, and listens on a public one
+            os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+        builder = SparkSession.builder.master(master).appName("onefold")
+        given = _LOCAL | MEANING | conf
+    for key, value in given.items():
+        builder = builder.config(key, value)
+    try:
+        return builder.getOrCreate()
+    except (PySparkException, OSError, RuntimeError) as error:
+        where = remote or master
+        raise OnefoldError(f"Spark does not start at {where}: {' '.join(str(error).split())[:300]}") from error

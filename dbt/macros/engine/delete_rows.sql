@@ -1,0 +1,17 @@
+{# SQL that takes the rows of a condition out of this model's table; for hooks. #}
+{% macro delete_rows(doomed) -%}{{ return(adapter.dispatch('delete_rows')(doomed)) }}{%- endmacro %}
+
+{% macro duckdb__delete_rows(doomed) -%}delete from {{ this }} as known where {{ doomed }}{%- endmacro %}
+
+{# A hook is one statement: the partitions that hold such rows are written anew. Nothing where there are none. #}
+{% macro spark__delete_rows(doomed) -%}
+    {%- if execute -%}
+    {%- set parts = parts_with(this, doomed) -%}
+    {%- if parts -%}
+    {%- set listed = adapter.get_columns_in_relation(this) | map(attribute='name') | join(', ') -%}
+    {%- do run_query('insert overwrite table ' ~ this ~ ' partition (_seq) select ' ~ listed ~ ' from ' ~ this
+        ~ ' as known where _seq in (' ~ parts | join(', ') ~ ') and not coalesce(' ~ doomed ~ ', false)') -%}
+    {%- do adapter.commit_note(this, is_consumed=false) -%}
+    {%- endif -%}
+    {%- endif -%}
+{%- endmacro %}

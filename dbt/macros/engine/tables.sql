@@ -1,0 +1,88 @@
+{# How tables are built on Spark. Every full build writes into a folder of its own and is noted when it is done; tables that grow
+   are partitioned by the number of the write, and of these only parts are written anew. #}
+
+{% materialization table, adapter='spark', supported_languages=['sql'] %}
+    {{ run_hooks(pre_hooks) }}
+    {% do build_in_full(this, compiled_code) %}
+    {% do adapter.commit_note(this) %}
+    {{ run_hooks(post_hooks) }}
+    {{ return({'relations': [this.incorporate(type='table')]}) }}
+{% endmaterialization %}
+
+{% materialization view, adapter='spark', supported_languages=['sql'] %}
+    {{ run_hooks(pre_hooks) }}
+    {% call statement('main') %}create or replace view {{ this }} as {{ compiled_code }}{% endcall %}
+    {% do adapter.commit_view(this, compiled_code) %}
+    {{ run_hooks(post_hooks) }}
+    {{ return({'relations': [this.incorporate(type='view')]}) }}
+{% endmaterialization %}
+
+{% materialization seed, adapter='spark' %}
+    {%- set rows, given = load_agate_table(), model['config'].get('column_types', {}) -%}
+    {%- do store_result('agate_table', response='OK', agate_table=rows) -%}
+    {%- set columns = [] -%}
+    {%- for name in rows.column_names -%}
+        {%- do columns.append('cast(' ~ name ~ ' as ' ~ (given.get(name) or adapter.convert_type(rows, loop.index0)) ~ ') as ' ~ name) -%}
+    {%- endfor -%}
+    {%- set values -%}
+    select {{ columns | join(', ') }} from values
+    {%- for row in rows.rows %}
+    ({% for value in row %}{{ 'null' if value is none else "'" ~ (value | string | replace('\\', '\\\\') | replace("'", "''")) ~ "'" }}{{ ', ' if not loop.last }}{% endfor %}){{ ',' if not loop.last }}
+    {%- endfor %} as given ({{ rows.column_names | join(', ') }})
+    {%- endset -%}
+    {{ run_hooks(pre_hooks) }}
+    {% do build_in_full(this, values) %}
+    {% do adapter.commit_note(this) %}
+    {{ run_hooks(post_hooks) }}
+    {{ return({'relations': [this.incorporate(type='table')]}) }}
+{% endmaterialization %}
+
+{% materialization incremental, adapter='spark', supported_languages=['sql'] %}
+    {%- set existing = load_relation(this) -%}
+    {{ run_hooks(pre_hooks) }}
+    {% if existing is none or should_full_refresh() %}
+        {% do build_in_full(this, compiled_code, grows=true) %}
+    {% else %}
+        {%- set fresh = api.Relation.create(schema='scratch', identifier=this.schema ~ '__' ~ this.identifier, type='table') -%}
+        {% do build_in_full(fresh, compiled_code) %}
+        {%- do process_schema_changes(config.get('on_schema_change', 'ignore'), fresh, existing) -%}
+        {%- set strategy = adapter.get_incremental_strategy_macro(context, config.get('incremental_strategy') or 'default') -%}
+        {% call statement('main') %}
+            {{ strategy({'target_relation': this, 'temp_relation': fresh, 'unique_key': config.get('unique_key'),
+                'dest_columns': adapter.get_columns_in_relation(this), 'incremental_predicates': none}) }}
+        {% endcall %}
+        {% do adapter.drop_scratch(fresh) %}
+    {% endif %}
+    {% do adapter.commit_note(this) %}
+    {{ run_hooks(post_hooks) }}
+    {{ return({'relations': [this.incorporate(type='table')]}) }}
+{% endmaterialization %}
+
+{% macro build_in_full(relation, query, grows=false) %}
+    {% call statement('drop') %}drop table if exists {{ relation }}{% endcall %}
+    {% call statement('main') %}
+        create table {{ relation }} using parquet {{ 'partitioned by (_seq)' if grows }} location '{{ adapter.location(relation) }}' as
+        {{ query }}
+    {% endcall %}
+{% endmacro %}
+
+{# The stamps of a table's partitions that hold rows of a condition; from here on, until it is noted again, the table is open. Partitions
+   that hold no others are dropped when it is noted: an overwrite leaves alone what it writes nothing into. #}
+{% macro parts_with(relation, doomed) %}
+    {%- set found = run_query(
+        'select _seq, count_if(not coalesce(' ~ doomed ~ ', false)) as kept from ' ~ relation ~ ' as known group by _seq'
+        ~ ' having count_if(coalesce(' ~ doomed ~ ', false)) > 0') -%}
+    {%- if found.rows | length -%}{% do adapter.open(relation, found.rows | selectattr(1, 'equalto', 0) | map(attribute=0) | list) %}{%- endif -%}
+    {{ return(found.rows | map(attribute=0) | list) }}
+{% endmacro %}
+
+{% macro spark__get_incremental_append_sql(arguments) %}
+    {%- set columns = arguments['dest_columns'] | map(attribute='name') | list -%}
+    {{ replace_rows(arguments['target_relation'], columns, none, 'select * from ' ~ arguments['temp_relation']) }}
+{% endmacro %}
+
+{% macro spark__get_incremental_delete_insert_sql(arguments) %}
+    {%- set columns, key = arguments['dest_columns'] | map(attribute='name') | list, arguments['unique_key'] -%}
+    {{ replace_rows(arguments['target_relation'], columns, key ~ ' in (select ' ~ key ~ ' from ' ~ arguments['temp_relation'] ~ ')',
+        'select * from ' ~ arguments['temp_relation']) }}
+{% endmacro %}
