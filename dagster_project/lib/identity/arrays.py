@@ -21,7 +21,7 @@ from dagster_project.lib.state import Decision
 class Arrays(Engine):
     """One run on a connection, under a key."""
 
-    age = "place"
+    age = "places.place"
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, key: bytes) -> None:
         self.connection, self.key = connection, key

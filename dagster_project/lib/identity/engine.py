@@ -27,7 +27,7 @@ class Clustered:
 class Engine(ABC):
     """Where a run of `resolve` keeps its intermediate results, and how it changes the state."""
 
-    age: str  # SQL of a column of `places`, beside their number `place`: it is less for what was seen earlier
+    age: str  # SQL: what orders `places` by when they were seen first, whole eras last; then by their node_id
 
     @abstractmethod
     def rows(self, query: str) -> list[tuple[Any, ...]]:

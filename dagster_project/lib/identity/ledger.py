@@ -102,9 +102,9 @@ def claim_ids(engine: Engine, seq: int, is_first: bool) -> int:
     if is_first:
         engine.view("claims", _NO_CLAIMS)
     else:
-        engine.make("claims", _CLAIMS.format(age="places.age"))
+        engine.make("claims", _CLAIMS.format(age=engine.age))
         lost = engine.count("select count(*) from claims where age_rank > 1")
-    engine.make("nameless", _NAMELESS)
+    engine.make("nameless", _NAMELESS.format(age=engine.age))
     named = list(_name(engine))
     engine.make(
         "ids",
@@ -147,7 +147,7 @@ where ranked.choice = 1
 _NAMELESS = """
 select
     spans.cluster,
-    min_by(places.name, (spans.valid_from is not null and places.is_first, places.age)) as oldest,
+    min_by(places.name, (spans.valid_from is not null and places.is_first, {age})) as oldest,
     min(coalesce(places.begins, places.first_seen_at)) as oldest_seen_at
 from spans join places on places.place = spans.place
 where not exists (select 1 from claims where claims.cluster = spans.cluster)
@@ -166,9 +166,9 @@ def _name(engine: Engine) -> Iterator[str]:
         named = f"named_{first}"
         attempts = ", ".join(f"({attempt})" for attempt in range(first, following))
         hashed = f"""
-            select cluster, oldest_seen_at, attempt, concat('c_', substr(keyed(name), 1, 20)) as customer_id
+            select cluster, oldest_seen_at, attempt, 'c_' || substr(keyed(name), 1, 20) as customer_id
             from (
-                select cluster, oldest_seen_at, attempt, concat('customer ', attempt, ' ', oldest) as name
+                select cluster, oldest_seen_at, attempt, 'customer ' || attempt || ' ' || oldest as name
                 from {source} as nameless cross join (values {attempts}) as attempts(attempt)
             ) as tried
         """

@@ -155,7 +155,7 @@ def _reach(engine: Engine, graph: str, solved: int, rules: Rules) -> int:
         "ties",
         """
         with through as (
-            select left_customer_id, right_customer_id, concat(through_type, ':', through_value) as node_id
+            select left_customer_id, right_customer_id, through_type || ':' || through_value as node_id
             from identity._refusals where through_type is not null
         ),
 

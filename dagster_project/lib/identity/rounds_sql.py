@@ -45,7 +45,7 @@ from {nodes} as nodes join {component} as labels using (id) join risky on compon
 TIES = """
 select
     ties.id, left_id, right_id, rank, confidence, linked_at, one.component,
-    {keyed}(concat(least(one.name, other.name), ' ', greatest(one.name, other.name))) as tie_hash,
+    {keyed}(least(one.name, other.name) || ' ' || greatest(one.name, other.name)) as tie_hash,
     case when one.is_person then 1 else 0 end + case when other.is_person then 1 else 0 end as persons,
     case when one.is_person then left_id else right_id end as person_id,
     case when one.is_person then right_id else left_id end as carrier_id -- where one of the two is a person

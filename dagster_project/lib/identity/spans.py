@@ -56,7 +56,7 @@ def cut_eras(engine: Engine, rules: Rules) -> bool:
 
         select
             {engine.number("begins is not null, coalesce(begins, first_seen_at) nulls last, node_id")} as place,
-            {engine.age} as age, wide.*, concat(node_id, ' since ', coalesce(cast(begins as string), '')) as name,
+            wide.*, node_id || ' since ' || coalesce(cast(begins as string), '') as name,
             begins is null as is_first
         from wide
         """,

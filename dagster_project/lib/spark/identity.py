@@ -18,12 +18,12 @@ import duckdb
 
 from dagster_project.lib import keyed as keyed_hashes
 from dagster_project.lib.home import Home
-from dagster_project.lib.identity import components, rounds, shape
+from dagster_project.lib.identity import components, ledger, rounds, shape
 from dagster_project.lib.identity.engine import DIFFERENT, FOLLOWERS, Clustered, Engine
-from dagster_project.lib.identity.ledger import TABLES
 from dagster_project.lib.identity.resolve import Resolution, bring_up
 from dagster_project.lib.identity.rules import Rules
 from dagster_project.lib.identity.solve import NEVER, SHARED, Limit
+from dagster_project.lib.spark.catalogue import STAMP
 from dagster_project.lib.spark.steps import Append, Whole
 from dagster_project.lib.state import Decision, State
 
@@ -31,8 +31,8 @@ log = logging.getLogger("onefold")
 
 _SPARK_TYPES = {"VARCHAR": "string", "TIMESTAMP": "timestamp", "BIGINT": "bigint", "BOOLEAN": "boolean", "DOUBLE": "double"}
 _DECISIONS = (
-    "array<struct<kind:string, left_node_id:string, right_node_id:string, effective_at:bigint, decided_by:string, reason:string, "
-    "decided_at:bigint>>"
+    "array<struct<kind:string, left_node_id:string, right_node_id:string, effective_at:bigint, decided_by:string, "
+    "reason:string, decided_at:bigint>>"
 )
 
 
@@ -58,17 +58,12 @@ class Report:
     shuffled: int | None
 
 
-def tables() -> dict[str, str]:
-    """The columns of each table of the state in Spark's DDL, as `ledger.TABLES` has them."""
-    return {table: ", ".join(f"{name} {kind}" for name, kind in found.items()) for table, found in _columns().items()}
-
-
 def assign(
     work: Work, home: Home, query: str, seq: int, as_of: datetime, shuffled: Callable[[], int] | None = None
 ) -> dict[str, Whole | Append]:
     """Who is who: what brings the state of identity up to the candidate graph that a query gives.
 
-    The state is read from `identity.<table>`, which must be there (`tables`). The queries that are returned read it too, and
+    The state is read from `identity.<table>`, which must be there (`TABLES`). The queries that are returned read it too, and
     temporary views: all are to be written before the first table takes its new form, and in this session.
 
     Args:
@@ -129,6 +124,7 @@ def register_functions(work: Work, key: bytes) -> None:
     import pyarrow as pa
     from pyspark import cloudpickle
     from pyspark.sql.functions import arrow_udf
+    from pyspark.sql.types import LongType, StringType, StructType
 
     for module in (keyed_hashes, components, shape):
         cloudpickle.register_pickle_by_value(module)
@@ -151,15 +147,17 @@ def register_functions(work: Work, key: bytes) -> None:
         bridges[found.cluster], largest[found.cluster] = found.bridges, found.largest_side
         return pa.StructArray.from_arrays([pa.array(bridges), pa.array(largest)], ["bridges", "largest_side"])
 
-    work.register("keyed", arrow_udf(keyed, "string"), None)
-    work.register("cut", arrow_udf(cut, "struct<bridges: bigint, largest_side: bigint>"), None)
+    # Types and not DDL, which only a JVM in this process could read.
+    sides = StructType().add("bridges", LongType()).add("largest_side", LongType())
+    work.register("keyed", arrow_udf(keyed, StringType()), None)
+    work.register("cut", arrow_udf(cut, sides), None)
 
 
 class Spark(Engine):
     """One run: intermediate results are scratch tables behind temporary views of their names, and changes of the state are
     gathered. Also what `rounds` runs on."""
 
-    age = f"(begins is not null, coalesce(unix_micros(coalesce(begins, first_seen_at)), {NEVER}), node_id)"
+    age = f"(not places.is_first, coalesce(unix_micros(coalesce(places.begins, places.first_seen_at)), {NEVER}), places.node_id)"
 
     def __init__(self, work: Work) -> None:
         self.work = work
@@ -218,7 +216,9 @@ class Spark(Engine):
 
     def cluster(self, rules: Rules, has_eras: bool) -> Clustered:
         kinds = sorted(name for (name,) in self.rows("select distinct identifier_type from places"))
-        limits = [Limit(number, limit.most, limit.days) for number, kind in enumerate(kinds) for limit in rules.of_type(kind).limits]
+        limits = [
+            Limit(number, limit.most, limit.days) for number, kind in enumerate(kinds) for limit in rules.of_type(kind).limits
+        ]
         solved = rounds.solve(_Named(self), self._graph(kinds, has_eras), limits, kinds)
         self.view("clusters", f"select id as place, cluster from {solved.clusters}")
         self._shape(has_eras)
@@ -276,7 +276,8 @@ class Spark(Engine):
             ),
 
             gathered as (
-                select cluster, count(*) as links, array_agg(one) as ones, array_agg(other) as others from joined group by cluster
+                select cluster, count(*) as links, array_agg(one) as ones, array_agg(other) as others
+                from joined group by cluster
             ),
 
             cuts as (select cluster, links, cut(ones, others) as cut from gathered),
@@ -306,7 +307,12 @@ class Spark(Engine):
         self.view("shared", f"select id as place, label as company from ({nodes}) as companies")
 
     def append(self, table: str, rows: str, order: str = "") -> None:
-        self.changes[table] = Append(self._typed(table, rows))
+        added = self._typed(table, rows)
+        columns = list(_columns()[table])
+        if columns[-1] == STAMP:
+            self.changes[table] = Append(added)
+        else:
+            self.changes[table] = Whole(f"select {', '.join(columns)} from identity.{table} union all {added}")
 
     def replace(self, table: str, rows: str) -> None:
         self.changes[table] = Whole(self._typed(table, rows))
@@ -347,10 +353,14 @@ def _columns() -> dict[str, dict[str, str]]:
     """The columns of each table of the state, with their types in Spark."""
     found: dict[str, dict[str, str]] = {}
     with duckdb.connect() as connection:
-        connection.execute("create schema identity;" + TABLES)
+        connection.execute("create schema identity;" + ledger.TABLES)
         for table, column, kind in connection.execute(
             "select table_name, column_name, data_type from duckdb_columns() where schema_name = 'identity' "
             "order by table_name, column_index"
         ).fetchall():
             found.setdefault(table, {})[column] = _SPARK_TYPES[kind]
     return found
+
+
+# The tables of the state by step, with their columns in Spark's DDL.
+TABLES = {"assign": {table: ", ".join(f"{name} {kind}" for name, kind in found.items()) for table, found in _columns().items()}}
