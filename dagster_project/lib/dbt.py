@@ -208,7 +208,7 @@ def _settle_engine(home: Home, connection, manifest: Any, engine: str, seq: int,
     nodes = [node for node in manifest.nodes.values() if node.resource_type in ("model", "seed")]
     if engine == built_on(home):
         move.drop_left_behind(connection, nodes)
-    elif not is_whole:
+    elif not is_whole and move.has_any(connection, nodes):
         raise OnefoldError(
             f"the tables are on {built_on(home)}: `onefold refresh --target {engine}` builds all of them on {engine}"
         )

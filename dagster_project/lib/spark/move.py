@@ -85,6 +85,11 @@ def to_duckdb(home: Home, connection: "duckdb.DuckDBPyConnection", nodes: Iterab
     return carried
 
 
+def has_any(connection: "duckdb.DuckDBPyConnection", nodes: Iterable[Any]) -> bool:
+    """Whether any table of the project was ever built."""
+    return bool({f"{node.schema}.{node.alias}" for node in nodes} & set(_tables(connection)))
+
+
 def _state(nodes: Iterable[Any]) -> dict[str, list[str]]:
     """By node, the tables that no rebuild gives back."""
     state: dict[str, list[str]] = {}

@@ -70,8 +70,8 @@ class Work:
         self._made.append(name)
         return full
 
-    def register(self, name: str, function: Callable[..., Any], returns: str) -> None:
-        """Let statements call a Python function, which runs on the workers."""
+    def register(self, name: str, function: Callable[..., Any], returns: str | None = None) -> None:
+        """Let statements call a Python function, which runs on the workers; one without a type is a UDF that has its own."""
         self.session.udf.register(name, function, returns)
 
     def clear(self) -> None:
