@@ -10,6 +10,7 @@ import os
 import re
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -327,6 +328,33 @@ def compile_for_spark(home: Home) -> list[Statement]:
                 if node.language == "sql":
                     statements.append(Statement(node.compiled_code, _files(node, parsed.result)))
     return statements
+
+
+def compile_inline(home: Home, sql: str, engine: str) -> str:
+    """SQL with Jinja as dbt compiles it for one engine, "duckdb" or "spark"; nothing connects to it.
+
+    Raises:
+        OnefoldError: with dbt's own message.
+    """
+    from dbt.adapters.duckdb.connections import DuckDBConnectionManager
+    from dbt.cli.main import dbtRunner
+
+    from dagster_project.lib.spark.adapter import unconnected
+
+    os.environ["ONEFOLD_HOME"] = str(home.path)  # read by profiles.yml
+    _write_models(home)
+    given = {**project_variables(home), "seq": 1, "as_of": "2026-01-31 00:00:00"}
+    common = [*_folders(home, engine), "--vars", json.dumps(given, sort_keys=True)]
+    with _LOCK, unconnected() if engine == "spark" else nullcontext():
+        parsed = _parsed_by_dbt(common)
+        if not parsed.success:
+            raise OnefoldError(f"the dbt project does not parse for {engine}: {parsed.exception}")
+        offline = ["--no-introspect", "--no-populate-cache"]
+        done = dbtRunner(manifest=parsed.result).invoke([*_QUIET, "compile", *offline, "--inline", sql, *common])
+        DuckDBConnectionManager.close_all_connections()
+    if not done.success:
+        raise OnefoldError(failures(done))
+    return done.result.results[0].node.compiled_code
 
 
 def _files(node: Any, manifest: Any) -> tuple[str, ...]:
