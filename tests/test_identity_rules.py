@@ -40,6 +40,7 @@ class Company:
         self.connection.execute("set TimeZone = 'UTC'; set threads = 1")
         self.connection.execute(TABLES)
         self.seq, self.known, self.first_seqs, self.solved_at = 0, {}, {}, []
+        self.taken_back: dict[int, int] = {}  # position of a record: the step since which it counts no more
 
     def sees(self, *records: str) -> "Company":
         """Records such as '3 U1 A1': on day 3 a user_id and an anonymous_id; without a day the time is not known."""
@@ -47,6 +48,11 @@ class Company:
             first, *rest = record.split()
             day, names = (int(first), rest) if first.isdigit() else (None, [first, *rest])
             self.records.append((day, tuple(names)))
+        return self
+
+    def takes_back(self, position: int) -> "Company":
+        """A record, by its position, says nothing any more."""
+        self.taken_back.setdefault(position, self.seq + 1)
         return self
 
     def decides(self, kind: str, left: str, right: str | None = None, day: int | None = None) -> "Company":
@@ -59,37 +65,31 @@ class Company:
         self.seq += 1
         nodes, edges, evidence, sightings = {}, {}, [], []
         self.solved_at += [self.seq] * (len(self.records) - len(self.solved_at))
-        for (day, names), seq in zip(self.records, self.solved_at, strict=True):
+        for position, ((day, names), seq) in enumerate(zip(self.records, self.solved_at, strict=True)):
             at = None if day is None else START + timedelta(days=day)
+            is_current = position not in self.taken_back
+            last_seq = self.taken_back.get(position, seq)
             by_trust = sorted(names, key=lambda name: (self.rules.of_type(TYPES[name[0]]).rank, name))
             for name in by_trust:
-                times = nodes.setdefault(name, [])
-                times += [at] if at else []
-                sightings.append((TYPES[name[0]], name, at, True, True, False, seq))
+                nodes.setdefault(name, []).extend([at] * is_current)
+                sightings.append((TYPES[name[0]], name, at, is_current, True, not is_current, last_seq))
             for other in by_trust[1:]:
-                evidence.append((TYPES[by_trust[0][0]], by_trust[0], TYPES[other[0]], other, "seen_together", 1.0, at, True))
-                times = edges.setdefault((by_trust[0], other), [])
-                times += [at] if at else []
+                row = (TYPES[by_trust[0][0]], by_trust[0], TYPES[other[0]], other, "seen_together", 1.0, at, is_current)
+                evidence.append(row)
+                edges.setdefault((by_trust[0], other), []).extend([at] * is_current)
         for table, rows in (("evidence", evidence), ("sightings", sightings)):
             self.connection.execute(f"delete from identity.{table}")
             if rows:
                 marks = ", ".join("?" * len(rows[0]))
                 self.connection.executemany(f"insert into identity.{table} values ({marks})", rows)
-        for name, times in nodes.items():
-            rule = self.rules.of_type(TYPES[name[0]])
-            row = [
-                _node(name),
-                TYPES[name[0]],
-                name,
-                rule.rank,
-                rule.is_person,
-                True,
-                min(times, default=None),
-                max(times, default=None),
-            ]
+        for name, every in nodes.items():
+            rule, times = self.rules.of_type(TYPES[name[0]]), [at for at in every if at]
+            first, last = min(times, default=None), max(times, default=None)
+            row = [_node(name), TYPES[name[0]], name, rule.rank, rule.is_person, bool(every), first, last]
             self._stamp("nodes", [*row, len(times)])
-        for (left, right), times in edges.items():
-            row = [TYPES[left[0]], left, TYPES[right[0]], right, "seen_together", 1.0, min(times, default=None), True]
+        for (left, right), every in edges.items():
+            times = [at for at in every if at]
+            row = [TYPES[left[0]], left, TYPES[right[0]], right, "seen_together", 1.0, min(times, default=None), bool(every)]
             self._stamp("edges", [*row, len(times)])
         self.resolution = resolve(
             self.connection,

@@ -12,167 +12,205 @@ A component goes through its stages in turn (decisions, other links between pers
 which are bound to no limit, no limit dooms anything.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import quoted
 from dagster_project.lib.identity import rounds_sql as sql
 from dagster_project.lib.identity.solve import DAY, SHARED, Limit
 
-Execute = Callable[[str], Sequence[tuple]]
-
 MOST_ROUNDS = 500  # ten or so are usual; so many mean a value that far too many people share
+MOST_STEPS = 100  # of labels, which go twice as far each time: four or five are usual
+_AT_ONCE = 30  # rounds whose moves are read by one statement
+
+
+class Statements(Protocol):
+    """What the statements run on."""
+
+    def execute(self, statement: str) -> Sequence[tuple[Any, ...]]:
+        """The rows of a query that has few."""
+
+    def make(self, name: str, query: str) -> str:
+        """Keep what a query gives in a new table; returns its full name. No name is given twice in a run."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The names of the tables of a candidate graph, which `solve.Graph` explains; nothing in them is null.
+    """The tables (or subqueries) of a candidate graph, which `solve.Graph` explains; nothing in them is null.
 
     Args:
-        nodes: id (bigint, from 0 on), kind, is_person, value, first_seen, name_hash.
-        links: id, left_id, right_id, rank, confidence, linked_at, tie_hash. The hashes are what `Graph.keyed` makes of names
-            and of pairs of names; they are made in Python, so that their key is in no query log.
-        apart: left_id, right_id.
-        eras: before_id, after_id, both of them persons.
+        nodes: id (bigint, not negative), kind, is_person, value, first_seen, name.
+        links: id, left_id, right_id, rank, confidence, linked_at.
+        apart: left_id, right_id; None where there are none.
+        eras: before_id, after_id, both of them persons; None where there are none.
+        keyed: the SQL function that is `Graph.keyed`, of one text; made in Python, so that its key is in no query log.
     """
 
     nodes: str
     links: str
-    apart: str
-    eras: str
+    apart: str | None = None
+    eras: str | None = None
+    keyed: str = "keyed"
+
+
+@dataclass(frozen=True)
+class Solved:
+    """The tables of a solution.
+
+    `clusters` has id, and cluster: its least id, or SHARED. `refusals` has left_id, right_id, reason, detail, link_id,
+    through_id (a `solve.Refusal`) and is None where nothing was refused; it may be a subquery. `rounds` is 0 where nothing can
+    break.
+    """
+
+    clusters: str
+    refusals: str | None
+    rounds: int
 
 
 def solve(
-    execute: Execute,
-    inputs: Inputs,
-    into: str,
-    limits: Sequence[Limit],
-    kind_names: Sequence[str],
-    most_rounds: int = MOST_ROUNDS,
-) -> int:
-    """Write `<into>_clusters` (id, cluster: its least id, or SHARED) and `<into>_refusals` (left_id, right_id, reason, detail,
-    link_id, through_id: a `solve.Refusal`).
-
-    Args:
-        execute: runs one statement; returns the rows of a query.
-        into: what the names of all tables that are made begin with; the two are left.
-        limits, kind_names: as for `solve.solve`.
-
-    Returns:
-        How many rounds it took, 0 where nothing can break.
+    run: Statements, inputs: Inputs, limits: Sequence[Limit], kind_names: Sequence[str], most_rounds: int = MOST_ROUNDS
+) -> Solved:
+    """Solve a candidate graph; limits and kind_names as for `solve.solve`.
 
     Raises:
         OnefoldError: `most_rounds` were not enough.
     """
-    return _Rounds(execute, inputs, into, limits, kind_names).solve(most_rounds)
+    return _Rounds(run, inputs, limits, kind_names).solve(most_rounds)
+
+
+def components(run: Statements, name: str, nodes: str, edges: str) -> str:
+    """Make a table (id, label): for each node the least id that it is connected to.
+
+    Each time a node takes the least label that its own label or a neighbour's label has, so that along a chain labels go twice
+    as far each time; they only become less, so it ends.
+
+    Args:
+        name: what the names of the tables begin with.
+        nodes: SELECT of id, numbers or texts.
+        edges: SELECT of one, other.
+
+    Raises:
+        OnefoldError: `MOST_STEPS` were not enough.
+    """
+    ends = sql.ENDS.format(nodes=nodes, edges=edges)
+    labels = run.make(f"{name}_0", sql.NEAREST.format(ends=ends))
+    for step in range(1, MOST_STEPS + 1):
+        labels = run.make(f"{name}_{step}", sql.LEAST.format(ends=ends, labels=labels))
+        if not run.execute(f"select count(*) from {labels} where is_moving")[0][0]:
+            return labels
+    raise OnefoldError(
+        f"identity: {name}: after {MOST_STEPS} steps it is still open which identifiers are connected. Look for identifiers "
+        "that form one long chain in identity.edges, or solve this home on DuckDB"
+    )
 
 
 class _Rounds:
-    """Statements name in braces the tables that are given, and the latest form of those that were made."""
+    """Statements name in braces what is given, and the latest form of what was made."""
 
-    def __init__(self, execute: Execute, inputs: Inputs, into: str, limits: Sequence[Limit], kind_names: Sequence[str]) -> None:
-        self.execute, self.into = execute, into
+    def __init__(self, run: Statements, inputs: Inputs, limits: Sequence[Limit], kind_names: Sequence[str]) -> None:
+        self.run, self.inputs = run, inputs
         # Of several limits that break the first is told. One is of no kind, so that there always is one to count.
         kinds = dict.fromkeys(limit.kind for limit in limits)
         self.limits = [Limit(kind=-1, most=0), *(limit for kind in kinds for limit in limits if limit.kind == kind)]
         least = {kind: min(limit.most for limit in limits if limit.kind == kind) for kind in kinds}
-        self.made: dict[str, str] = {}
-        self.words = vars(inputs) | {
-            "shared": SHARED,
+        self.made = 0
+        self.words = {
+            "nodes": inputs.nodes,
+            "links": inputs.links,
+            "apart": inputs.apart or f"(select left_id, right_id from {inputs.links} where false)",
+            "eras": inputs.eras or f"(select left_id as before_id, right_id as after_id from {inputs.links} where false)",
+            "keyed": inputs.keyed,
+            "shared": str(SHARED),
             "limited": ", ".join(str(limit.kind) for limit in self.limits),
             "most_carriers": "".join(f" when kind = {kind} then {most}" for kind, most in least.items()),
             "kind_name": "case kind" + "".join(f" when {k} then '{quoted(n)}'" for k, n in enumerate(kind_names)) + " end",
         }
+        self.moves: list[str] = []  # queries
+        self.refusals: list[str] = []
 
-    def solve(self, most_rounds: int) -> int:
+    def solve(self, most_rounds: int) -> Solved:
         self._components("component", "select id from {nodes}", sql.CANDIDATES)
         self._make("identifiers", sql.IDENTIFIERS)
+        if not self._count("select count(*) from {identifiers}"):
+            return Solved(self._make("clusters", "select id, label as cluster from {component}"), None, 0)
         self._make("ties", sql.TIES)
         self._components("carriers", "select id from {identifiers} where not is_person", sql.AMONG_CARRIERS)
         self._make("touching", sql.TOUCHING)
-        self._make("held", sql.HELD)
-        self._make("forbidden", sql.FORBIDDEN)
-        self._make("moves", sql.NO_MOVES)
-        self._make("refused", sql.NO_REFUSALS)
+        self._inline("held", sql.HELD)
+        if self.inputs.apart:
+            self._make("forbidden", sql.FORBIDDEN)
+        else:
+            self._inline("forbidden", sql.NOTHING_FORBIDDEN)
         rounds = 0
         while self._count("select count(*) from {touching}"):
             if rounds == most_rounds:
                 raise self._undecided(rounds)
             self._round()
             rounds += 1
-        # No cluster moves twice, and SHARED is less than any id: moves connect a cluster, or all shared carriers.
-        self._components("merged", "select id from {identifiers} union all select {shared}", sql.MOVES)
-        for name, query in (("clusters", sql.CLUSTERS), ("refusals", "select * from {refused}")):
-            self._run(f"drop table if exists {self.into}_{name}")
-            self._run(f"create table {self.into}_{name} as {query}")
-        for table in self.made.values():
-            self._run(f"drop table {table}")
-        return rounds
+        self._inline("merged", "select id, id as label from {identifiers}")
+        if self.moves:
+            # No cluster moves twice, and SHARED is less than any id: moves connect a cluster, or all shared carriers.
+            self.words["moves"] = " union all ".join(self.moves)
+            self._components("merged", "select id from {identifiers} union all select {shared}", sql.MOVES)
+        clusters = self._make("clusters", sql.CLUSTERS)
+        return Solved(clusters, f"({' union all '.join(self.refusals)})" if self.refusals else None, rounds)
 
     def _round(self) -> None:
         self._make("turn", sql.TURN)
-        self._make("own", self._counted("held", by="cluster"))
-        self._make("united", sql.UNITED)
-        self._make("totals", self._counted("united", by="place"))
-        self._make("broken", sql.BROKEN)
+        self._inline("own", self._counted("held", by="cluster"))
+        self._inline("united", sql.UNITED)
+        self._inline("totals", self._counted("united", by="place"))
+        self._inline("broken", sql.BROKEN)
         self._make("outcomes", sql.OUTCOMES)
-        self._make("moved", sql.MOVED)
-        self._run("insert into {moves} select cluster, target from {moved}")
-        self._run("insert into {refused} " + sql.REFUSED)
+        self._inline("moved", sql.MOVED)
+        self.moves.append(sql.MOVED.format_map(self.words))
+        self.refusals.append(sql.REFUSED.format_map(self.words))
         self._make("touching", sql.STILL_TOUCHING)
         self._make("held", sql.STILL_HELD)
-        self._make("forbidden", sql.STILL_FORBIDDEN)
+        if self.inputs.apart:
+            self._make("forbidden", sql.STILL_FORBIDDEN)
+        if len(self.moves) == _AT_ONCE:
+            self.moves, self.refusals = (
+                [f"select * from {self._make(name, ' union all '.join(queries))}"]
+                for name, queries in (("all_moved", self.moves), ("all_refused", self.refusals))
+            )
 
     def _components(self, name: str, nodes: str, edges: str) -> None:
-        """Make a table (id, label): for each node the least id that it is connected to.
-
-        Each time a node takes the least label that its own label or a neighbour's label has, so that along a chain labels go
-        twice as far each time; they only become less, so it ends.
-        """
-        self._make("edges", f"select one, other from ({edges}) as edges union select other, one from ({edges}) as edges")
-        self.words["labels"] = self._make(name, f"select id, id as label from ({nodes}) as nodes")
-        is_moving = True
-        while is_moving:
-            self._make("further", sql.FURTHER)
-            self.words["labels"] = self._make(name, sql.LEAST)
-            is_moving = self._count(sql.MOVING) > 0
+        self.made += 1
+        queries = nodes.format_map(self.words), edges.format_map(self.words)
+        self.words[name] = components(self.run, f"{name}_{self.made}", *queries)
 
     def _counted(self, source: str, by: str) -> str:
-        """A query of how many values count against each limit: all, or the most that were first seen within its days."""
-        return " union all ".join(
-            sql.COUNTED.format(
-                source=self.words[source],
-                by=by,
-                number=number,
-                kind=limit.kind,
-                most=limit.most,
-                days=limit.days or 0,
-                before=limit.days * DAY - 1 if limit.days else "unbounded",
-            )
-            for number, limit in enumerate(self.limits)
-        )
+        """A query of how many values count against each limit."""
+
+        def rows(days: int | None) -> str:
+            limits = [(number, limit) for number, limit in enumerate(self.limits) if limit.days == days]
+            return ", ".join(f"({number}, {limit.kind}, {limit.most})" for number, limit in limits)
+
+        queries = [sql.EVER.format(source=self.words[source], by=by, limits=rows(None))]
+        for days in sorted({limit.days for limit in self.limits if limit.days}):
+            before = days * DAY - 1
+            queries.append(sql.WITHIN.format(source=self.words[source], by=by, limits=rows(days), days=days, before=before))
+        return " union all ".join(queries)
 
     def _undecided(self, rounds: int) -> OnefoldError:
-        ((proposals, identifier),) = self.execute(sql.MOST_UNDECIDED.format_map(self.words))
+        ((proposals, identifier),) = self.run.execute(sql.MOST_UNDECIDED.format_map(self.words))
         return OnefoldError(
             f"identity: after {rounds} rounds {proposals} unions around identifier {identifier} are undecided. So many rounds "
             "mean a value that far too many people share: block it in identity.yaml, or solve this home on DuckDB"
         )
 
     def _make(self, name: str, query: str) -> str:
-        """Make a table, perhaps from its former self: Spark replaces no table that it reads. Returns its full name."""
-        former = self.made.get(name, "")
-        table = f"{self.into}_{name}_{'b' if former.endswith('_a') else 'a'}"
-        self._run(f"drop table if exists {table}")
-        self._run(f"create table {table} as {query}")
-        if former:
-            self._run(f"drop table {former}")
-        self.made[name] = self.words[name] = table
-        return table
+        """Make a table, perhaps from its former self. Returns its full name."""
+        self.made += 1
+        self.words[name] = self.run.make(f"{name}_{self.made}", query.format_map(self.words))
+        return self.words[name]
 
-    def _run(self, statement: str) -> None:
-        self.execute(statement.format_map(self.words))
+    def _inline(self, name: str, query: str) -> None:
+        """A subquery instead of a table: each statement has its cost, and on small graphs that is all it costs."""
+        self.words[name] = f"({query.format_map(self.words)})"
 
     def _count(self, query: str) -> int:
-        return int(self.execute(query.format_map(self.words))[0][0])
+        return int(self.run.execute(query.format_map(self.words))[0][0])

@@ -1,19 +1,28 @@
-"""The statements of `rounds`: only what DuckDB 1.5 and Spark 4.1 share. Names in braces are put in there.
+"""The statements of `rounds`: only what DuckDB 1.5 and Spark 4.1 share. What is in braces is put in there: names or subqueries.
 
 Every proposal has a stage (0 decisions, 1 other links between persons, 2 eras, 3 carriers) and a place in its component.
 """
 
-# How connected components are found, by labels; MOVING: whether a neighbour's label was less than what was known.
-FURTHER = "select labels.id, beyond.label from {labels} as labels join {labels} as beyond on beyond.id = labels.label"
-LEAST = """
-select id, min(label) as label from (
-    select id, label from {further}
-    union all
-    select one, label from {edges} join {further} as further on further.id = other
-) as reached
-group by id
+# How connected components are found, by labels. Links go both ways, and each node is linked to itself.
+ENDS = """
+select id as one, id as other from ({nodes}) as nodes
+union all
+select one, other from ({edges}) as forth
+union all
+select other, one from ({edges}) as back
 """
-MOVING = "select count(*) from {labels} as labels join {further} as further using (id) where labels.label <> further.label"
+NEAREST = "select one as id, min(other) as label from ({ends}) as ends group by one"
+# Each takes the least label that its own label or a neighbour's label has; `is_moving`: a neighbour's was less.
+LEAST = """
+select
+    ends.one as id, min(further.label) as label,
+    min(further.label) <> min(case when ends.one = ends.other then further.label end) as is_moving
+from ({ends}) as ends
+join (
+    select labels.id, beyond.label from {labels} as labels join {labels} as beyond on beyond.id = labels.label
+) as further on further.id = ends.other
+group by ends.one
+"""
 CANDIDATES = "select left_id as one, right_id as other from {links} union all select before_id, after_id from {eras}"
 # The identifiers of components in which something can break. The others are one customer each.
 IDENTIFIERS = """
@@ -29,13 +38,14 @@ with risky as (
 )
 
 select
-    id, kind, is_person, value, first_seen, name_hash, component,
+    id, kind, is_person, value, first_seen, name, {keyed}(name) as name_hash, component,
     count(*) over (partition by component, kind, value) > 1 as is_recycled
 from {nodes} as nodes join {component} as labels using (id) join risky on component = label
 """
 TIES = """
 select
-    ties.id, left_id, right_id, rank, confidence, linked_at, tie_hash, one.component,
+    ties.id, left_id, right_id, rank, confidence, linked_at, one.component,
+    {keyed}(least(one.name, other.name) || ' ' || greatest(one.name, other.name)) as tie_hash,
     case when one.is_person then 1 else 0 end + case when other.is_person then 1 else 0 end as persons,
     case when one.is_person then left_id else right_id end as person_id,
     case when one.is_person then right_id else left_id end as carrier_id -- where one of the two is a person
@@ -93,14 +103,11 @@ HELD = """
 select component, id as cluster, kind, is_person, value, first_seen, is_recycled
 from {identifiers} where is_person or kind in ({limited})
 """
+NOTHING_FORBIDDEN = "select component, id as one, id as other from {identifiers} where false"
 FORBIDDEN = """
 select component, left_id as one, right_id as other from {apart} join {identifiers} as identifiers on id = left_id
 union
 select component, right_id, left_id from {apart} join {identifiers} as identifiers on id = right_id
-"""
-NO_MOVES = "select cluster, cluster as target from {touching} where false"
-NO_REFUSALS = """
-select shown as left_id, shown as right_id, '' as reason, '' as detail, link_id, through_id from {touching} where false
 """
 # The proposals of the stage that each component is in. In a group, customers come before its own carriers, which are nobody's
 # yet; the two ends of a pair count as customers.
@@ -131,18 +138,23 @@ from {turn} join {held} using (component, cluster)
 where stage > 0 and customers > 1
 group by all
 """
-# How many values count against a limit. `may_lessen`: an earlier era of one of them may take it out of the days.
-COUNTED = """
+# How many values count against each limit: all, or the most that were first seen within its days. `may_lessen`: an earlier era
+# of one of them may take it out of the days.
+EVER = """
+select component, {by}, number, kind, most, 0 as days, count(*) as found, false as may_lessen
+from {source} join (values {limits}) as limits(number, kind, most) using (kind)
+group by component, {by}, number, kind, most
+"""
+WITHIN = """
 select
-    component, {by}, {number} as number, {kind} as kind, {most} as most, {days} as days, max(found) as found,
-    bool_or(is_recycled and {days} > 0) as may_lessen
+    component, {by}, number, kind, most, {days} as days, max(found) as found, bool_or(is_recycled) as may_lessen
 from (
-    select component, {by}, is_recycled, count(*) over (
-        partition by component, {by} order by first_seen range between {before} preceding and current row
+    select component, {by}, number, kind, most, is_recycled, count(*) over (
+        partition by component, {by}, number order by first_seen range between {before} preceding and current row
     ) as found
-    from {source} where kind = {kind}
+    from {source} join (values {limits}) as limits(number, kind, most) using (kind)
 ) as counted
-group by component, {by}
+group by component, {by}, number, kind, most
 """
 # What each proposal breaks, and whether that dooms it. A limit does where the union has more than the limit allows any cluster
 # of the component: what somebody decided may be over it already. Carriers may yet join a customer whatever the limits.
@@ -256,7 +268,8 @@ select component, cluster, case when outcome = 'joins' then first_cluster else {
 from {outcomes} where outcome = 'shared' or (outcome = 'joins' and position > 1)
 """
 REFUSED = """
-select first_shown, shown, reason, detail, link_id, through_id from {outcomes} where outcome = 'refused' and position > 1
+select first_shown as left_id, shown as right_id, reason, detail, link_id, through_id
+from {outcomes} where outcome = 'refused' and position > 1
 """
 STILL_TOUCHING = """
 with kept as (
@@ -293,7 +306,7 @@ left join {moved} as left_moved on left_moved.component = forbidden.component an
 left join {moved} as right_moved on right_moved.component = forbidden.component and right_moved.cluster = other
 where forbidden.component in (select component from {touching})
 """
-MOVES = "select cluster as one, target as other from {moves}"
+MOVES = "select cluster as one, target as other from ({moves}) as moves"
 CLUSTERS = """
 select labels.id, coalesce(merged.label, labels.label) as cluster
 from {component} as labels left join {merged} as merged on merged.id = labels.id

@@ -1,0 +1,163 @@
+"""Identity's statements for Spark, on Spark and on DuckDB, against DuckDB's own way: every table of the state is the same."""
+
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+from test_identity import GRAPH, KEY, START, TABLES
+from test_identity_rules import SHIPPED, VISITS_OF_DAYS, Company, random_decisions, random_records
+
+from dagster_project.lib.errors import OnefoldError
+from dagster_project.lib.identity import rounds
+from dagster_project.lib.identity.rules import Rules
+from dagster_project.lib.spark import identity
+from dagster_project.lib.spark.steps import Append
+from dagster_project.lib.state import Decision
+
+pytest.importorskip("pyspark", reason="the extra `spark` is not installed")
+
+STATE = tuple(identity.TABLES["assign"])
+SOURCES = ("nodes", "edges", "evidence", "sightings")
+
+
+class OnDuckDB:
+    """The statements for Spark on DuckDB: fast, and Spark's own functions are macros."""
+
+    _PARAMETERS = {"keyed": ["varchar"], "cut": ["bigint[]", "bigint[]"]}
+    _RETURNS = {"keyed": "varchar", "cut": "struct(bridges bigint, largest_side bigint)"}
+
+    def __init__(self) -> None:
+        self.connection = duckdb.connect()
+        self.connection.execute("set TimeZone = 'UTC'; set threads = 1")
+        self.connection.execute(TABLES)
+        self.connection.execute(
+            """
+            create schema scratch;
+            create macro unix_micros(moment) as epoch_us(moment);
+            create macro timestamp_micros(micros) as make_timestamp(micros);
+            create macro monotonically_increasing_id() as row_number() over () - 1
+            """
+        )
+        for table, columns in identity.TABLES["assign"].items():
+            self.connection.execute(f"create table identity.{table} ({columns})")
+        self.made = itertools.count()
+
+    def execute(self, statement: str) -> list[tuple]:
+        return self.connection.execute(statement).fetchall()
+
+    def make(self, name: str, query: str) -> str:
+        full = f"scratch.{name}_{next(self.made)}"
+        self.connection.execute(f"create table {full} as {query}")
+        return full
+
+    def register(self, name: str, function: Any, returns: str | None) -> None:
+        assert returns is None
+        known = self.execute(f"select count(*) from duckdb_functions() where function_name = '{name}'")[0][0]
+        if not known:
+            # One row at a time: within coalesce() DuckDB breaks what functions of Arrow batches return.
+            def of_one(*arguments: Any) -> Any:
+                return function.func(*(pa.array([each]) for each in arguments))[0].as_py()
+
+            of_so_many = {"keyed": lambda text: of_one(text), "cut": lambda ones, others: of_one(ones, others)}
+            self.connection.create_function(name, of_so_many[name], self._PARAMETERS[name], self._RETURNS[name])
+
+    def take(self, source: duckdb.DuckDBPyConnection) -> None:
+        for table in SOURCES:
+            self.connection.execute(f"delete from identity.{table}")
+            rows = source.execute(f"select * from identity.{table}").fetchall()
+            if rows:
+                marks = ", ".join("?" * len(rows[0]))
+                self.connection.executemany(f"insert into identity.{table} values ({marks})", rows)
+
+    def commit(self, changes: dict) -> None:
+        written = {table: self.make(table, change.query) for table, change in changes.items()}
+        for table, full in written.items():
+            if not isinstance(changes[table], Append):
+                self.connection.execute(f"delete from identity.{table}")
+            self.connection.execute(f"insert into identity.{table} select * from {full}")
+
+    def state(self, table: str, columns: str) -> list[tuple]:
+        return self.execute(f"select {columns} from identity.{table}")
+
+
+def bring_up(work: Any, company: Company) -> identity.Report:
+    """Do on another engine what a company has just done."""
+    work.take(company.connection)
+    changes, report = identity.bring_up_on_spark(
+        work,
+        graph=GRAPH,
+        seq=company.seq,
+        as_of=START + timedelta(days=1000 + company.seq),
+        key=KEY,
+        rules=company.rules,
+        decisions=company.decisions,
+    )
+    work.commit(changes)
+    return report
+
+
+def assert_same(work: Any, company: Company) -> None:
+    """Every table of the state is the same, row by row."""
+    for table in STATE:
+        names = [name.split(" ")[0] for name in identity.TABLES["assign"][table].split(", ")]
+        columns = ", ".join(f"cast({name} as string) as {name}" for name in names)
+        found = sorted(map(str, (tuple(row) for row in work.state(table, columns))))
+        wanted = sorted(map(str, company.rows(f"select {columns} from identity.{table}")))
+        assert found == wanted, table
+
+
+def history(chance: random.Random, company: Company, groups: int, steps: int) -> Iterator[Company]:
+    """A company of several groups of people who never meet, step by step: records come and are taken back, decisions are taken
+    and given up, and in the end the rules are others. A group's names end in its number."""
+    records = []
+    for group in range(groups):
+        for record in random_records(chance):
+            records.append(" ".join(word if word.isdigit() else f"{word}g{group}" for word in record.split()))
+    chance.shuffle(records)
+    decided = [decision for _ in range(groups) for decision in random_decisions(chance, records)]
+    for step in range(steps):
+        company.sees(*records[step::steps])
+        for decision in decided[step::steps]:
+            company.decides(*decision)
+        for position in range(len(company.records)):
+            if step and chance.random() < 0.1:
+                company.takes_back(position)
+        if step and company.decisions and chance.random() < 0.5:
+            company.decisions.pop(chance.randrange(len(company.decisions)))
+        yield company.solve()
+    yield company.solve()  # nothing new
+    company.rules = SHIPPED if company.rules is VISITS_OF_DAYS else VISITS_OF_DAYS
+    yield company.solve()
+
+
+def decisions_as_values(engine: identity.Spark, decisions: Sequence[Decision]) -> str:
+    """The one query that only Spark reads, for DuckDB."""
+
+    def literal(value: Any) -> str:
+        return "null" if value is None else f"'{value}'"
+
+    rows = ", ".join("(" + ", ".join(map(literal, astuple(decision))) + ")" for decision in decisions)
+    return (
+        "select kind, left_node_id, right_node_id, cast(effective_at as timestamp) as effective_at, decided_by, reason, "
+        "cast(decided_at as timestamp) as decided_at from (values "
+        f"{rows}) as given(kind, left_node_id, right_node_id, effective_at, decided_by, reason, decided_at)"
+    )
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_statements_for_spark_give_the_state_of_duckdb(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity.Spark, "_given", decisions_as_values)
+    chance, work = random.Random(seed), OnDuckDB()
+    for company in history(chance, Company(VISITS_OF_DAYS if seed % 2 else SHIPPED), groups=8, steps=3):
+        report = bring_up(work, company)
+        assert_same(work, company)
+        assert report.resolution.examined == company.resolution.examined
+        assert report.resolution.moved == company.resolution.moved
+        assert report.resolution.refused == company.resolution.refused
