@@ -1,7 +1,10 @@
 """Identity's statements for Spark, on Spark and on DuckDB, against DuckDB's own way: every table of the state is the same."""
 
 import itertools
+import os
 import random
+import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple
 from datetime import datetime, timedelta
@@ -87,6 +90,78 @@ class OnDuckDB:
         return self.execute(f"select {columns} from identity.{table}")
 
 
+class OnSpark:
+    """The smallest engine that will do: scratch tables are Parquet, and state is a view of the latest of them."""
+
+    def __init__(self, session: Any, folder: Path) -> None:
+        self.session, self.folder, self.made = session, folder, itertools.count()
+        for schema in ("identity", "scratch"):
+            session.sql(f"create database if not exists {schema} location '{folder / schema}'")
+        for table, columns in identity.TABLES["assign"].items():
+            session.sql(f"create table scratch.{table}_first ({columns}) using parquet")
+            session.sql(f"create or replace view identity.{table} as select * from scratch.{table}_first")
+
+    def execute(self, statement: str) -> list[Any]:
+        return self.session.sql(statement).collect()
+
+    def make(self, name: str, query: str) -> str:
+        full = f"scratch.{name}_{next(self.made)}"
+        self.session.sql(f"create table {full} using parquet as {query}")
+        return full
+
+    def register(self, name: str, function: Any, returns: str | None) -> None:
+        self.session.udf.register(name, function, returns)
+
+    def take(self, source: duckdb.DuckDBPyConnection) -> None:
+        for table in SOURCES:
+            # A moment without a zone would be another type in Spark.
+            columns = ", ".join(
+                f"{name}::timestamptz as {name}" if kind == "TIMESTAMP" else name
+                for name, kind, *_ in source.execute(f"describe identity.{table}").fetchall()
+            )
+            file = self.folder / f"{table}_{next(self.made)}.parquet"
+            source.execute(f"copy (select {columns} from identity.{table}) to '{file}' (format parquet)")
+            self.session.sql(f"create or replace view identity.{table} as select * from parquet.`{file}`")
+
+    def commit(self, changes: dict) -> None:
+        def contents(table: str) -> str:
+            before = f"select * from identity.{table} union all " if isinstance(changes[table], Append) else ""
+            return before + changes[table].query
+
+        written = {table: self.make(f"state_{table}", contents(table)) for table in changes}
+        for table, full in written.items():
+            self.session.sql(f"create or replace view identity.{table} as select * from {full}")
+
+    def state(self, table: str, columns: str) -> list[tuple]:
+        return self.execute(f"select {columns} from identity.{table}")
+
+
+@pytest.fixture(scope="module")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnSpark]:
+    if not shutil.which("java"):
+        pytest.skip("no Java runtime")
+    from pyspark.sql import SparkSession
+
+    folder = tmp_path_factory.mktemp("spark")
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # of the workers; they look for it when they are started
+    settings = {
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.memory": "2g",
+        "spark.sql.ansi.enabled": "false",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.shuffle.partitions": "2",
+        "spark.sql.warehouse.dir": str(folder / "warehouse"),
+        "spark.ui.enabled": "false",
+    }
+    builder = SparkSession.builder.master("local[2]")
+    for name, value in settings.items():
+        builder = builder.config(name, value)
+    session = builder.getOrCreate()
+    yield OnSpark(session, folder)
+    session.stop()
+
+
 def bring_up(work: Any, company: Company) -> identity.Report:
     """Do on another engine what a company has just done."""
     work.take(company.connection)
@@ -161,3 +236,11 @@ def test_statements_for_spark_give_the_state_of_duckdb(seed: int, monkeypatch: p
         assert report.resolution.examined == company.resolution.examined
         assert report.resolution.moved == company.resolution.moved
         assert report.resolution.refused == company.resolution.refused
+
+
+def test_spark_gives_the_state_of_duckdb(spark: OnSpark) -> None:
+    for company in history(random.Random(7), Company(VISITS_OF_DAYS), groups=40, steps=3):
+        report = bring_up(spark, company)
+        print(report)
+        assert_same(spark, company)
+        assert (report.resolution.examined, report.resolution.moved) == (company.resolution.examined, company.resolution.moved)

@@ -128,9 +128,10 @@ def register_functions(work: Work, key: bytes) -> None:
 
     for module in (keyed_hashes, components, shape):
         cloudpickle.register_pickle_by_value(module)
-    hashed, shapes = keyed_hashes.hasher(key), shape.shapes
+    hasher, shapes = keyed_hashes.hasher, shape.shapes
 
     def keyed(texts: pa.Array) -> pa.Array:
+        hashed = hasher(key)
         return pa.array([None if text is None else hashed(text) for text in texts.to_pylist()], pa.string())
 
     def cut(ones: pa.Array, others: pa.Array) -> pa.Array:
