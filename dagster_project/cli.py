@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -145,6 +146,27 @@ def ingest(
     answer(as_json, content, table("Loaded so far", content))
     if not complete:
         sys.exit(1)
+
+
+@main.command()
+@click.argument("other", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--table", "tables", multiple=True, help="Only this table (schema.table); may be given several times.")
+@click.option("--ignore", "ignored", multiple=True, help="A column that may differ; may be given several times.")
+@as_json_option
+@click.pass_obj
+def compare(home: Home, other: Path, tables: tuple[str, ...], ignored: tuple[str, ...], as_json: bool) -> None:
+    """Compare every row and value of this home's tables with those of another home, whatever engine built them.
+
+    Floating numbers may differ by a billionth, as sums depend on their order. The exit code is 1 where anything differs.
+
+    Example: onefold --home /data/onefold compare /data/onefold-on-spark
+    """
+    from dagster_project.lib import compare as comparing
+
+    found = comparing.compare(home, Home(other.resolve()), tables, ignored)
+    answer(as_json, asdict(found), *map(escape, comparing.told(found)))
+    if found.differing:
+        raise SystemExit(1)
 
 
 @main.command()

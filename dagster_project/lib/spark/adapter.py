@@ -142,7 +142,7 @@ def _words(error: Exception) -> str:
 
 @contextmanager
 def unconnected() -> Iterator[None]:
-    """dbt compiles for target spark without PySpark and Java: it asks for nothing, and every relation is a table that is there."""
+    """dbt compiles for target spark without PySpark and Java: it asks for nothing, and every relation is there as a table."""
 
     class Credentials(spark.SparkCredentials):
         def __post_init__(self) -> None:

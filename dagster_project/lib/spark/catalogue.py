@@ -153,7 +153,8 @@ class Catalogue:
         known = {
             f"{schema}.{name}": kind
             for schema, name, kind in connection.execute(
-                "select table_schema, table_name, table_type from information_schema.tables where table_catalog = current_catalog()"
+                "select table_schema, table_name, table_type from information_schema.tables "
+                "where table_catalog = current_catalog()"
             ).fetchall()
         }
         for note in self.notes():

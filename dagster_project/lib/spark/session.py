@@ -1,9 +1,11 @@
 """One Spark session for this process: an engine in it, or a client of a Spark Connect server."""
 
 import importlib.util
+import logging
 import os
 import shutil
 import threading
+import warnings
 from typing import TYPE_CHECKING
 
 from dagster_project.lib.errors import OnefoldError
@@ -35,17 +37,16 @@ _LOCAL = {
 
 
 def session(home: Home) -> "SparkSession":
-    """The session of this process, started on first use; it costs some ten seconds.
+    """The session of this process, started on first use, which takes some ten seconds; that of another home ends.
 
     Raises:
-        OnefoldError: PySpark or Java is missing, the server does not answer, or this process has a session of another home.
+        OnefoldError: PySpark or Java is missing, or the server does not answer.
     """
     settings = Settings.of(home).spark
     with _LOCK:
         if str(home.path) in _running:
             return _running[str(home.path)]
-        if _running:
-            raise OnefoldError("this process has a Spark session for another home; use another process")
+        _end()  # homes name their tables alike
         if importlib.util.find_spec("pyspark") is None:
             raise OnefoldError("PySpark is not installed: pip install 'onefold[spark]'")
         if not settings.remote and not (shutil.which("java") or os.environ.get("JAVA_HOME")):
@@ -57,15 +58,22 @@ def session(home: Home) -> "SparkSession":
 def stop() -> None:
     """End the session of this process, if it has one."""
     with _LOCK:
-        for running in _running.values():
-            running.stop()
-        _running.clear()
+        _end()
+
+
+def _end() -> None:
+    for running in _running.values():
+        running.stop()
+    _running.clear()
 
 
 def _start(remote: str | None, master: str, conf: dict[str, str]) -> "SparkSession":
-    from pyspark.errors import PySparkException
-    from pyspark.sql import SparkSession
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="PySpark does not yet fully support pandas")  # nothing here uses it
+        from pyspark.errors import PySparkException
+        from pyspark.sql import SparkSession
 
+    logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)  # every error is raised as well
     if remote:
         # dbt-spark asks PySpark for a session, which looks here.
         os.environ["SPARK_REMOTE"] = remote

@@ -18,8 +18,8 @@ class SparkSettings(BaseModel):
     )
     storage: str | None = Field(
         None,
-        description="Folder, or URL that fsspec reads (s3://bucket/onefold), for staging and tables; every worker must reach it. "
-        "By default `spark/` of the home, which is enough where all workers are on this machine.",
+        description="Folder, or URL that fsspec reads (s3://bucket/onefold), for staging and tables; every worker must reach "
+        "it. By default `spark/` of the home, which is enough where all workers are on this machine.",
     )
     storage_in_spark: str | None = Field(
         None, description="The same storage as Spark writes it where that differs, such as s3a://bucket/onefold."

@@ -104,9 +104,7 @@ def copy_to(connection: "duckdb.DuckDBPyConnection", storage: Storage, table: Ta
     if storage.is_local:
         storage.files.makedirs(storage.path(folder), exist_ok=True)
     target = quoted(storage.path(f"{folder}/part.parquet"))
-    connection.execute(
-        f"copy (select {columns} from {table.name} {which}) to '{target}' (format parquet, compression zstd, row_group_size 500000)"
-    )
+    connection.execute(f"copy (select {columns} from {table.name} {which}) to '{target}' (format parquet, compression zstd)")
 
 
 def _tell(catalogue: Catalogue, session: "SparkSession", table: Table, seq: int) -> None:

@@ -114,7 +114,7 @@ def run_step(build: "Build", node: str, step: str, query: str, as_of: datetime) 
 def _prepare(
     catalogue: Catalogue, session: "SparkSession", node: str, declared: Mapping[str, str], tables: dict[str, Table], seq: int
 ) -> None:
-    """Have every table of a step be there, with no rows where it never was; those of a killed step are not noted, so not there."""
+    """Have every table of a step be there, with no rows where it never was; those of a killed step are not noted."""
     schema = node.partition(".")[0]
     for name, columns in declared.items():
         full = f"{schema}.{name}"
