@@ -60,6 +60,7 @@ def match(connection: duckdb.DuckDBPyConnection, home: Home, query: str, seq: in
 
     A home's first model is learnt as soon as there are profiles enough, and kept until somebody trains another.
     """
+    from dagster_project.lib.identity.backend import DuckDB
     from dagster_project.lib.identity.comparable import prepare
     from dagster_project.lib.identity.match import Model, are_pairs_of, predict
 
@@ -78,7 +79,7 @@ def match(connection: duckdb.DuckDBPyConnection, home: Home, query: str, seq: in
         first, last = connection.execute(f"select min(_seq), max(_seq) from ({query})").fetchone()
         model = Model.load(model_file(home)) if model_file(home).exists() else None
         is_whole = done < 0 or first is None or first > done  # never matched, or built anew since
-        is_settled = model is None or are_pairs_of(connection, "identity._pairs", model, matching)
+        is_settled = model is None or are_pairs_of(DuckDB(connection), "identity._pairs", model, matching)
         if not is_whole and last <= done and is_settled:
             return
         changed = None if is_whole else f"select profile_id from ({query}) where _seq > {done}"
@@ -89,7 +90,7 @@ def match(connection: duckdb.DuckDBPyConnection, home: Home, query: str, seq: in
             except OnefoldError as error:  # too few to learn from, as yet
                 log.info("%s", error)
         if model is not None:
-            predict(connection, "identity._profiles", model, matching, "identity._pairs", changed)
+            predict(DuckDB(connection), "identity._profiles", model, matching, "identity._pairs", changed)
             connection.execute(f"create or replace temp table found as {_pairs(query)}")
             _keep(connection, seq)
         connection.execute("delete from identity._matched")
@@ -102,9 +103,10 @@ def learn(connection: duckdb.DuckDBPyConnection, home: Home, as_of: datetime) ->
     Raises:
         OnefoldError: the profiles are too few, or have no names.
     """
+    from dagster_project.lib.identity.backend import DuckDB
     from dagster_project.lib.identity.match import train
 
-    model = train(connection, "identity._profiles", Rules.of(home).matching, as_of.replace(tzinfo=None))
+    model = train(DuckDB(connection), "identity._profiles", Rules.of(home).matching, as_of.replace(tzinfo=None))
     draft = model_file(home).with_suffix(".part")
     draft.touch(mode=0o600)  # it holds values that several people share
     model.save(draft)
