@@ -12,6 +12,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
+from dagster_project.lib.identity.comparable import prepare
 from dagster_project.lib.identity.components import connected_components
 
 
@@ -58,6 +59,10 @@ class Backend(ABC):
         """
 
     @abstractmethod
+    def prepare(self, profiles: str, prepared: str, changed: str | None = None) -> None:
+        """Keep profiles in comparable form; the arguments as of `comparable.prepare`."""
+
+    @abstractmethod
     def linker(self, table: str, settings: Mapping[str, Any]) -> Any:
         """Splink's Linker over a table that `make` made."""
 
@@ -72,6 +77,10 @@ class Backend(ABC):
     @abstractmethod
     def heaviest(self, parts: Sequence[tuple[str, str, str]]) -> str:
         """SQL: the list of structs (weight, comparison, level) of expressions, the greatest first; none without a level."""
+
+    @abstractmethod
+    def told(self, parts: str) -> str:
+        """SQL: such a list in words."""
 
     @abstractmethod
     def is_there(self, table: str) -> bool:
@@ -127,6 +136,9 @@ class DuckDB(Backend):
         least = np.unique(component, return_index=True)[1] + 1
         self.values(name, {"id": ("bigint", range(1, count + 1)), "label": ("bigint", least[component].tolist())})
 
+    def prepare(self, profiles: str, prepared: str, changed: str | None = None) -> None:
+        prepare(self.connection, profiles, prepared, changed)
+
     def linker(self, table: str, settings: Mapping[str, Any]) -> Any:
         from splink import DuckDBAPI, Linker
 
@@ -153,6 +165,9 @@ class DuckDB(Backend):
     def heaviest(self, parts: Sequence[tuple[str, str, str]]) -> str:
         structs = ", ".join(f"{{weight: {weight}, comparison: {name}, level: {level}}}" for weight, name, level in parts)
         return f"list_reverse_sort(list_filter([{structs}], lambda each: each.level is not null))"
+
+    def told(self, parts: str) -> str:
+        return f"array_to_string(list_transform({parts}, lambda each: concat(each.comparison, ': ', each.level)), ', ')"
 
     def is_there(self, table: str) -> bool:
         schema, _, name = table.rpartition(".")

@@ -157,8 +157,8 @@ def predict(
     found = _score(backend, prepared, model, matching)
     rows = _as_told(backend, prepared, found, model, matching, matched_by)
     if changed:
-        touched = "(select profile_id from _touched)"
-        backend.exchange(pairs, rows, gone=f"left_id in {touched} or right_id in {touched}")
+        touched = [f"exists (select 1 from _touched where profile_id = {pairs}.{end})" for end in ("left_id", "right_id")]
+        backend.exchange(pairs, rows, gone=" or ".join(touched))
     else:
         backend.replace(pairs, rows)
     blocked = keep_blocking(backend, pairs, matched_by)
