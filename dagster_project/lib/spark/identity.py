@@ -158,7 +158,9 @@ class Spark(Engine):
     """One run: intermediate results are scratch tables behind temporary views of their names, and changes of the state are
     gathered. Also what `rounds` runs on."""
 
-    age = f"(not places.is_first, coalesce(unix_micros(coalesce(places.begins, places.first_seen_at)), {NEVER}), places.node_id)"
+    age = (
+        f"(not places.is_first, coalesce(unix_micros(coalesce(places.begins, places.first_seen_at)), {NEVER}), places.node_id)"
+    )
 
     def __init__(self, work: Work) -> None:
         self.work = work
