@@ -1,7 +1,6 @@
 """Spark for tests: one session a process, as starting one costs some fifteen seconds."""
 
 import atexit
-import functools
 import importlib.util
 import os
 import shutil
@@ -14,9 +13,8 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
-@functools.cache
 def session() -> "SparkSession":
-    """The session of this process; skips the test, by name, where PySpark or Java is missing."""
+    """The session of this process, a new one where that was stopped; skips the test, by name, where PySpark or Java is missing."""
     if importlib.util.find_spec("pyspark") is None:
         pytest.skip("PySpark is not installed")
     if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
@@ -25,6 +23,8 @@ def session() -> "SparkSession":
 
     from dagster_project.lib.spark.session import MEANING
 
+    if running := SparkSession.getActiveSession():
+        return running
     folder = tempfile.mkdtemp(prefix="onefold-spark-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
