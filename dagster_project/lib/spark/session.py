@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
 from dagster_project.lib.settings import Settings
+from dagster_project.lib.spark.connect import connect, disconnect, is_alive
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -44,14 +45,16 @@ def session(home: Home) -> "SparkSession":
     """
     settings = Settings.of(home).spark
     with _LOCK:
-        if str(home.path) in _running:
-            return _running[str(home.path)]
+        running = _running.get(str(home.path))
+        if running is not None and (not _is_remote(running) or is_alive(running)):
+            return running
         _end()  # homes name their tables alike
         if importlib.util.find_spec("pyspark") is None:
             raise OnefoldError("PySpark is not installed: pip install 'onefold[spark]'")
         if not settings.remote and not (shutil.which("java") or os.environ.get("JAVA_HOME")):
             raise OnefoldError("Spark needs a Java runtime (17 or later): install one, for example openjdk-17-jre-headless")
-        _running[str(home.path)] = started = _start(settings.remote, settings.master, settings.conf)
+        started = connect(settings.remote, MEANING | settings.conf) if settings.remote else _start(settings.master, settings.conf)
+        _running[str(home.path)] = started
         return started
 
 
@@ -63,32 +66,31 @@ def stop() -> None:
 
 def _end() -> None:
     for running in _running.values():
-        running.stop()
+        if _is_remote(running):
+            disconnect(running)
+        else:
+            running.stop()
     _running.clear()
 
 
-def _start(remote: str | None, master: str, conf: dict[str, str]) -> "SparkSession":
+def _is_remote(running: "SparkSession") -> bool:
+    return type(running).__module__.startswith("pyspark.sql.connect")
+
+
+def _start(master: str, conf: dict[str, str]) -> "SparkSession":
+    """A session whose engine is in this process."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="PySpark does not yet fully support pandas")  # nothing here uses it
         from pyspark.errors import PySparkException
         from pyspark.sql import SparkSession
 
-    logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)  # every error is raised as well
-    if remote:
-        # dbt-spark asks PySpark for a session, which looks here.
-        os.environ["SPARK_REMOTE"] = remote
-        builder = SparkSession.builder.remote(remote)
-        given = MEANING | conf
-    else:
-        os.environ.pop("SPARK_REMOTE", None)
-        if master.startswith("local"):  # else a machine with several addresses warns, and listens on a public one
-            os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-        builder = SparkSession.builder.master(master).appName("onefold")
-        given = _LOCAL | MEANING | conf
-    for key, value in given.items():
+    logging.getLogger("SQLQueryContextLogger").disabled = True  # every error is raised as well
+    if master.startswith("local"):  # else a machine with several addresses warns, and listens on a public one
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    builder = SparkSession.builder.master(master).appName("onefold")
+    for key, value in (_LOCAL | MEANING | conf).items():
         builder = builder.config(key, value)
     try:
         return builder.getOrCreate()
     except (PySparkException, OSError, RuntimeError) as error:
-        where = remote or master
-        raise OnefoldError(f"Spark does not start at {where}: {' '.join(str(error).split())[:300]}") from error
+        raise OnefoldError(f"Spark does not start at {master}: {' '.join(str(error).split())[:300]}") from error
