@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
 VERSION = "vader 3.3, pysenti 0.1"  # of the way to a score; texts are scored anew in a full refresh when it changes
 LABELS = ("negative", "neutral", "positive")
@@ -50,6 +50,9 @@ class Opinion:
 class Sentiment:
     """The one way to sentiment. Models load when the first text of their language comes, and stay."""
 
+    def __init__(self) -> None:
+        self._loaded: dict[str, Any] = {}  # no cached_property: its lock would keep the class from workers of Spark
+
     def score(self, texts: Sequence[str]) -> list[Opinion]:
         """The opinion of each text, in their order; equal texts are looked at once."""
         known = {text: self._opinion(text) for text in dict.fromkeys(texts)}
@@ -78,19 +81,22 @@ class Sentiment:
     def _english(self, text: str) -> float:
         return self._vader.polarity_scores(text)["compound"] if text else 0.0
 
-    @cached_property
-    def _vader(self):
-        from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+    @property
+    def _vader(self) -> Any:
+        if "vader" not in self._loaded:
+            from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-        analyzer = SentimentIntensityAnalyzer()
-        analyzer.emojis.update(_EMOJI)
-        return analyzer
+            self._loaded["vader"] = SentimentIntensityAnalyzer()
+            self._loaded["vader"].emojis.update(_EMOJI)
+        return self._loaded["vader"]
 
-    @cached_property
-    def _pysenti(self):
-        import pysenti
+    @property
+    def _pysenti(self) -> tuple[Any, Any]:
+        if "pysenti" not in self._loaded:
+            import pysenti
 
-        return pysenti.RuleClassifier(), pysenti.ModelClassifier()
+            self._loaded["pysenti"] = pysenti.RuleClassifier(), pysenti.ModelClassifier()
+        return self._loaded["pysenti"]
 
 
 def label_of(polarity: float, neutral: float) -> str:

@@ -1,4 +1,4 @@
-"""Who is probably one person, on Spark: `identity.steps.match` and `widen`, with the same pairs, weights and groups as on DuckDB.
+"""Who is probably one person, on Spark: `identity.steps.match` and `widen`, with the pairs, weights and groups of DuckDB.
 
 The statements are those of `lib/identity/`, and Splink's own on its Spark backend, from the same model file. Where DuckDB's
 values are the rule (how a profile is put into comparable form, likeness of texts, the hash that samples), the executors have a
@@ -13,7 +13,7 @@ hundred statements on Spark.
 import functools
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -167,43 +167,46 @@ class Spark(Backend):
         # A row_number() over all rows would bring them to one task; so they are sorted in parts, and each part is counted.
         numbered = self.work.make(
             "match_numbered",
-            f"select monotonically_increasing_id() as place, * from (select * from {table} order by {by}) as ordered",
+            f"select monotonically_increasing_id() as _place, * from (select * from {table} order by {by}) as ordered",
         )
         self.make(
             name,
             f"""
-            with parts as (select shiftright(place, 33) as part, count(*) as count from {numbered} group by 1),
+            with parts as (select shiftright(_place, 33) as part, count(*) as count from {numbered} group by 1),
             starts as (select part, sum(count) over (order by part) - count as start from parts)
-            select starts.start + (numbered.place & 8589934591L) + 1 as id, numbered.* except (place)
-            from {numbered} as numbered join starts on starts.part = shiftright(numbered.place, 33)
+            select starts.start + (numbered._place & 8589934591L) + 1 as id, numbered.* except (_place)
+            from {numbered} as numbered join starts on starts.part = shiftright(numbered._place, 33)
             """,
         )
 
     def connect(self, name: str, nodes: str, edges: str) -> None:
         found = self.work.make(f"match{name}_edges", f"select distinct one, other from ({edges}) as edges")
-        self.make(
-            name,
-            f"select id, label from {rounds.components(self.work, f'match{name}', f'select id from {nodes}', f'select one, other from {found}')}",
+        labels = rounds.components(
+            self.work, f"match{name}", nodes=f"select id from {nodes}", edges=f"select one, other from {found}"
         )
+        self.make(name, f"select id, label from {labels}")
 
     def prepare(self, profiles: str, prepared: str, changed: str | None = None) -> None:
         register_comparable(self.work)
         there = {name for name, *_ in self.execute(f"describe query {profiles}")}
         fields = ", ".join(
-            f"'{name}', cast({name if name in there else 'null'} as {_spark_type(kind)})"
+            f"'{name}', cast({name if name in there else 'null'} as {_SPARK_TYPES.get(kind, kind)})"
             for name, kind in comparable.COLUMNS.items()
             if name != "profile_id"
         )
-        columns = ", ".join(f"made.{column}" for column in list(_prepared())[1:])
-        fresh = f"select profile_id, {columns} from (select profile_id, comparable(named_struct({fields})) as made from ({profiles}) as profiles"
+        of_these = f"semi join ({changed}) as changed using (profile_id)" if changed else ""
+        made = ", ".join(f"made.{column}" for column in list(_prepared())[1:])
+        query = f"""
+            select profile_id, {made}
+            from (
+                select profile_id, comparable(named_struct({fields})) as made
+                from ({profiles}) as profiles {of_these}
+            ) as fresh
+        """
         if changed:
-            known = ", ".join(_prepared())
-            gone = f"({changed}) as changed"
-            fresh += f" semi join {gone} using (profile_id)) as made"
-            fresh = f"select {known} from {prepared} anti join {gone} using (profile_id) union all {fresh}"
-        else:
-            fresh += ") as made"
-        self.replace(prepared, fresh)
+            others = f"select {', '.join(_prepared())} from {prepared} anti join ({changed}) as changed using (profile_id)"
+            query = f"{others} union all {query}"
+        self.replace(prepared, query)
 
     def linker(self, table: str, settings: Mapping[str, Any]) -> Any:
         from splink import Linker
@@ -212,7 +215,9 @@ class Spark(Backend):
             register_likeness(self.work)
             self._has_likeness = True
         api = _splink_api()(self.work, self._views)
-        return Linker(api.register(table), dict(settings), log_level=logging.ERROR, validate_settings=False)
+        # What was compared is not carried along with each pair; how it compares is, see there.
+        lean = {**settings, "retain_matching_columns": False}
+        return Linker(api.register(table), lean, log_level=logging.ERROR, validate_settings=False)
 
     def tidy(self) -> None:
         self.drop(*self._views)
@@ -254,11 +259,13 @@ class Spark(Backend):
 @functools.cache
 def _splink_api() -> type:
     """Splink's backend for Spark, as a client of a server can have it."""
+    import sqlglot
     from splink import DuckDBAPI, SparkAPI
     from splink.internals.database_api import DatabaseAPI
+    from splink.internals.pipeline import CTEPipeline
 
     class API(SparkAPI):
-        """Leaves out what only a JVM in this process can do: the jar of likenesses, checkpoints, and Databricks' loader of both."""
+        """Leaves out what only a JVM in this process can do: the jar of likenesses, checkpoints, Databricks' loader of both."""
 
         def __init__(self, work: Work, views: set[str]) -> None:
             DatabaseAPI.__init__(self)
@@ -273,16 +280,28 @@ def _splink_api() -> type:
         def sql_pipeline_to_splink_dataframe(self, pipeline: Any) -> Any:
             if any(frame.db_api is self.local for frame in pipeline.input_dataframes):
                 return self.local.sql_pipeline_to_splink_dataframe(pipeline)
-            name = pipeline.output_table_name
+            names = [part.output_table_name for part in pipeline.queue]
+            for part in pipeline.queue:
+                if part.output_table_name == "__splink__df_concat_with_tf":
+                    # The table has its frequencies; joined again, Spark would not know which are meant.
+                    part.sql = "select * from __splink__df_concat"
+            if names[-1] == "__splink__df_predict":
+                # In one statement Spark would work out weights again for the threshold, in code too long for its compiler.
+                gammas = sorted(set(re.findall(r"gamma_\w+", pipeline.queue[-2].sql)))
+                pipeline.queue[-1].sql = re.sub("select", f"select {', '.join(gammas)},", pipeline.queue[-1].sql, count=1)
+                cut = names.index("__splink__df_comparison_vectors") + 1
+                vectors = CTEPipeline(pipeline.input_dataframes)
+                vectors.queue, pipeline.queue = pipeline.queue[:cut], pipeline.queue[cut:]
+                pipeline.append_input_dataframe(super().sql_pipeline_to_splink_dataframe(vectors))
             made = super().sql_pipeline_to_splink_dataframe(pipeline)
-            if name != "__splink__agreement_pattern_counts":
+            if names[-1] != "__splink__agreement_pattern_counts":
                 return made
-            return self.local.register(made.as_pyarrow_table(), table_name=name)
+            return self.local.register(made.as_pyarrow_table(), table_name=names[-1])
 
         def _setup_for_execute_sql(self, sql: str, physical_name: str) -> str:
-            return _OF_DUCKDB.sub(
-                lambda found: _HERE[found[1].lower()] + "(", super()._setup_for_execute_sql(sql, physical_name)
-            )
+            # Not in Splink's dialect of Spark: a compiled sqlglot cannot be told of it.
+            ours = _OF_DUCKDB.sub(lambda found: f"{_HERE[found[1].lower()]}(", sql)
+            return sqlglot.transpile(ours, read="spark", write="spark")[0]
 
         def _cleanup_for_execute_sql(self, table: Any, templated_name: str, physical_name: str) -> Any:
             table.createOrReplaceTempView(physical_name)
@@ -412,8 +431,7 @@ def register_linkage(work: Work) -> None:
     work.register("linked_groups", arrow_udf(linked_groups, ArrayType(member)))
 
 
-def _spark_type(kind: str) -> str:
-    return "string" if kind == "varchar" else kind
+_SPARK_TYPES = {"varchar": "string", "VARCHAR": "string", "VARCHAR[]": "array<string>"}
 
 
 @functools.cache
@@ -421,10 +439,8 @@ def _prepared() -> dict[str, str]:
     """The columns of profiles in comparable form, with their types in Spark."""
     with duckdb.connect() as connection:
         comparable.prepare(connection, "select null as profile_id where false", "prepared")
-        return {
-            name: {"VARCHAR[]": "array<string>"}.get(kind, "string")
-            for name, kind, *_ in connection.execute("describe prepared").fetchall()
-        }
+        described = connection.execute("describe prepared").fetchall()
+        return {name: _SPARK_TYPES.get(kind, "string") for name, kind, *_ in described}
 
 
 def _declared() -> dict[str, str]:
@@ -452,8 +468,9 @@ TABLES = {
         "_matched": _DECLARED["_matched"],
         "_profiles": ", ".join(f"{name} {kind}" for name, kind in _prepared().items()),
         "_pairs": (
-            "left_id string, right_id string, match_weight double, match_probability double, contradiction string, grade string, "
-            "evidence array<struct<weight: double, comparison: string, level: string>>, found_by string, matched_by string"
+            "left_id string, right_id string, match_weight double, match_probability double, contradiction string, "
+            "grade string, evidence array<struct<weight: double, comparison: string, level: string>>, found_by string, "
+            "matched_by string"
         ),
         "_pairs_blocking": (
             "rule string, comparisons bigint, common array<struct<value: string, key: bigint, profiles: bigint>>, "
