@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
 from dagster_project.lib.settings import Settings
+from dagster_project.lib.spark.connect import connect, disconnect, is_alive
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -44,8 +45,9 @@ def session(home: Home) -> "SparkSession":
     """
     settings = Settings.of(home).spark
     with _LOCK:
-        if str(home.path) in _running:
-            return _running[str(home.path)]
+        before = _running.get(str(home.path))
+        if before is not None and (not settings.remote or is_alive(before)):
+            return before
         _end()  # homes name their tables alike
         if importlib.util.find_spec("pyspark") is None:
             raise OnefoldError("PySpark is not installed: pip install 'onefold[spark]'")
@@ -63,7 +65,7 @@ def stop() -> None:
 
 def _end() -> None:
     for running in _running.values():
-        running.stop()
+        disconnect(running)
     _running.clear()
 
 
@@ -75,20 +77,14 @@ def _start(remote: str | None, master: str, conf: dict[str, str]) -> "SparkSessi
 
     logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)  # every error is raised as well
     if remote:
-        # dbt-spark asks PySpark for a session, which looks here.
-        os.environ["SPARK_REMOTE"] = remote
-        builder = SparkSession.builder.remote(remote)
-        given = MEANING | conf
-    else:
-        os.environ.pop("SPARK_REMOTE", None)
-        if master.startswith("local"):  # else a machine with several addresses warns, and listens on a public one
-            os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-        builder = SparkSession.builder.master(master).appName("onefold")
-        given = _LOCAL | MEANING | conf
-    for key, value in given.items():
+        return connect(remote, MEANING | conf)
+    os.environ.pop("SPARK_REMOTE", None)
+    if master.startswith("local"):  # else a machine with several addresses warns, and listens on a public one
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    builder = SparkSession.builder.master(master).appName("onefold")
+    for key, value in (_LOCAL | MEANING | conf).items():
         builder = builder.config(key, value)
     try:
         return builder.getOrCreate()
     except (PySparkException, OSError, RuntimeError) as error:
-        where = remote or master
-        raise OnefoldError(f"Spark does not start at {where}: {' '.join(str(error).split())[:300]}") from error
+        raise OnefoldError(f"Spark does not start at {master}: {' '.join(str(error).split())[:300]}") from error
