@@ -232,27 +232,26 @@ def test_a_worker_that_is_lost_in_the_middle_changes_no_result(running: Cluster,
 def test_nothing_is_left_of_a_cluster_whose_test_was_killed(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from spark_cluster import cluster\n"
-        "with cluster(Path(sys.argv[1]), workers=0) as running:\n"
+        "with cluster(Path(sys.argv[1]), workers=1) as running:\n"
         "    print(*(part.process.pid for part in running.parts.values()), flush=True); sys.stdin.read()"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, "-c", script, str(tmp_path)]
     test = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-    groups = [int(pid) for pid in test.stdout.readline().split()]
-    assert len(groups) == 2
+    groups = set(test.stdout.readline().split())
+    assert len(groups & _groups()) == 3
     test.send_signal(signal.SIGKILL)
-    test.wait()
-    while groups:
-        groups = [group for group in groups if _runs(group)]
+    test.communicate()
+    until = time.monotonic() + 60
+    while groups & _groups() and time.monotonic() < until:
         time.sleep(0.1)
+    assert not groups & _groups()
 
 
-def _runs(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+def _groups() -> set[str]:
+    """Groups of processes that run."""
+    listed = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True, check=True).stdout
+    return {group for group, state in map(str.split, listed.splitlines()) if not state.startswith("Z")}
 
 
 def test_what_does_not_start_is_told_with_its_log(tmp_path: Path) -> None:
