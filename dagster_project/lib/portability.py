@@ -76,6 +76,10 @@ ANOTHER_MEANING = {
     "hash": ("another function", "md5()"),
     "kurtosis": ("that of the population, where DuckDB estimates it from a sample", NEW_MACRO),
     "log": ("the natural logarithm, where DuckDB takes base 10", "ln() or log10()"),
+    "lower": (
+        "İ as two letters, and another Σ at the end of a word",
+        "the macro lower_case (dbt/macros/engine/lower_case.sql)",
+    ),
     "map": ("keys and values in turn, where DuckDB takes two lists", NEW_MACRO),
     "regexp_replace": (
         "every match is replaced, where DuckDB replaces the first",
@@ -85,6 +89,7 @@ ANOTHER_MEANING = {
     "split": ("the separator is a regular expression", "split_part()"),
     "to_json": ("only structs, arrays and maps", NEW_MACRO),
     "trunc": ("of dates", "floor() or cast"),
+    "upper": ("several letters for one, as SS for ß", "the macro upper_case (dbt/macros/engine/upper_case.sql)"),
     "weekday": ("0 is Monday, where DuckDB has Sunday", NEW_MACRO),
 }
 

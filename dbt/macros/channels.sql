@@ -55,7 +55,8 @@
 
 {# The host of a URL, lower case, without www; null where there is none. #}
 {% macro host(url) -%}
-    nullif({{ replace_all("regexp_extract(lower(" ~ url ~ "), '^[a-z][a-z0-9+.-]*://([^/?#]*@)?([^/?#:]+)', 2)", '^www[0-9]*[.]', '') }}, '')
+    {%- set address = pattern('^[a-z][a-z0-9+.-]*://([^/?#]*@)?([^/?#:]+)') -%}
+    nullif({{ replace_all("regexp_extract(" ~ lower_case(url) ~ ", " ~ address ~ ", 2)", '^www[0-9]*[.]', '') }}, '')
 {%- endmacro %}
 
 {# The advertising network that a page's address names by its own click id; those of networks whose links are also free

@@ -12,7 +12,7 @@
         device_class='user_agents.device_class') }},
     event_id,
     trim(staged.event_name) as source_event_name,
-    coalesce(lower(trim(type)), 'track') as type,
+    coalesce({{ lower_case('trim(type)') }}, 'track') as type,
     occurred_at,
     anonymous_id,
     user_id,

@@ -36,7 +36,7 @@
 {% macro event_name(channel, name) -%}
     coalesce(
         (select max(vocabulary.event_name) from {{ ref('event_vocabulary') }} as vocabulary
-         where vocabulary.channel in ('{{ channel }}', '*') and vocabulary.source_name = lower(trim({{ name }}))),
-        {{ replace_all(replace_all('lower(trim(' ~ name ~ '))', '[^a-z0-9À-힣]+', '_'), '^_+|_+$', '') }}
+         where vocabulary.channel in ('{{ channel }}', '*') and vocabulary.source_name = {{ lower_case('trim(' ~ name ~ ')') }}),
+        {{ replace_all(replace_all(lower_case('trim(' ~ name ~ ')'), '[^a-z0-9À-힣]+', '_'), '^_+|_+$', '') }}
     )
 {%- endmacro %}

@@ -2,8 +2,8 @@
 
 {# Lower case, trimmed, of a form that mail servers accept (RFC 5322's unquoted form, with a top-level domain). #}
 {% macro email(value) -%}
-    case when {{ matches('lower(trim(' ~ value ~ '))', "^[a-z0-9.!#$%&*+/=?^_`{|}~-]+@([a-z0-9-]+[.])+[a-z]{2,}$") }}
-        then lower(trim({{ value }})) end
+    case when {{ matches(lower_case('trim(' ~ value ~ ')'), "^[a-z0-9.!#$%&*+/=?^_`{|}~-]+@([a-z0-9-]+[.])+[a-z]{2,}$") }}
+        then {{ lower_case('trim(' ~ value ~ ')') }} end
 {%- endmacro %}
 
 {# E.164. Chinese mobiles are certain by their form; other spellings were parsed by libphonenumber when they were ingested,
@@ -32,8 +32,8 @@
 
 {# Three columns of a value whose row says what it is: its type, its one form (null: unusable), and as it came. #}
 {% macro named_identifier(type, value) -%}
-    lower(trim({{ type }})) as {{ type }},
-    case lower(trim({{ type }}))
+    {{ lower_case('trim(' ~ type ~ ')') }} as {{ type }},
+    case {{ lower_case('trim(' ~ type ~ ')') }}
         when 'email' then {{ email(value) }}
         when 'phone' then {{ phone(value) }}
         else trim({{ value }})
@@ -43,15 +43,15 @@
 
 {# An account on a network: platform:handle, without the @ and without regard to case. #}
 {% macro social_handle(platform, handle) -%}
-    {%- set name = replace_all('lower(trim(' ~ handle ~ '))', '^[@＠]+', '') -%}
-    case when {{ name }} <> '' then concat_ws(':', lower(trim({{ platform }})), {{ name }}) end
+    {%- set name = replace_all(lower_case('trim(' ~ handle ~ ')'), '^[@＠]+', '') -%}
+    case when {{ name }} <> '' then concat_ws(':', {{ lower_case('trim(' ~ platform ~ ')') }}, {{ name }}) end
 {%- endmacro %}
 
 {# White space folded; names in Latin letters get capitals where they came all in one case. Chinese names lose inner spaces. #}
 {% macro person_name(value) -%}
     case
         when {{ matches(value, '[一-鿿]') }} then {{ replace_all(value, '[ 　·]+', '') }}
-        when {{ value }} = upper({{ value }}) or {{ value }} = lower({{ value }})
+        when {{ value }} = {{ upper_case(value) }} or {{ value }} = {{ lower_case(value) }}
             then {{ title_case(replace_all('trim(' ~ value ~ ')', ' +', ' ')) }}
         else {{ replace_all('trim(' ~ value ~ ')', ' +', ' ') }}
     end
@@ -60,9 +60,9 @@
 {# 1 and 2 are the codes of ISO/IEC 5218, which GB/T 2261.1 and WeChat share. #}
 {% macro gender(value) -%}
     case
-        when lower(trim({{ value }})) in ('f', 'female', 'w', 'woman', '2', '女', '女性', '女士', 'mrs', 'ms') then 'female'
-        when lower(trim({{ value }})) in ('m', 'male', 'man', '1', '男', '男性', '先生', 'mr') then 'male'
-        when lower(trim({{ value }})) in ('other', 'x', 'diverse', 'nonbinary', 'non-binary', '其他') then 'other'
+        when {{ lower_case('trim(' ~ value ~ ')') }} in ('f', 'female', 'w', 'woman', '2', '女', '女性', '女士', 'mrs', 'ms') then 'female'
+        when {{ lower_case('trim(' ~ value ~ ')') }} in ('m', 'male', 'man', '1', '男', '男性', '先生', 'mr') then 'male'
+        when {{ lower_case('trim(' ~ value ~ ')') }} in ('other', 'x', 'diverse', 'nonbinary', 'non-binary', '其他') then 'other'
     end
 {%- endmacro %}
 
@@ -77,11 +77,11 @@
 {# ISO 3166-1 alpha-2, by code or by name in English or Chinese. #}
 {% macro country(value) -%}
     (select max(countries.country_code) from {{ ref('countries') }} as countries
-     where countries.name = lower(trim({{ value }})))
+     where countries.name = {{ lower_case('trim(' ~ value ~ ')') }})
 {%- endmacro %}
 
 {% macro currency(value) -%}
-    upper(trim({{ value }}))
+    {{ upper_case('trim(' ~ value ~ ')') }}
 {%- endmacro %}
 
 {# An amount at the rate of its day; null where the day has none. Needs the join of `rates`. #}
@@ -94,7 +94,7 @@
 
 {% macro join_rates(relation, currency, at) -%}
     left join {{ ref('cleaned_external_fx_rates') }} as rates
-        on rates.currency = upper(trim({{ relation }}.{{ currency }}))
+        on rates.currency = {{ upper_case('trim(' ~ relation ~ '.' ~ currency ~ ')') }}
         and cast({{ relation }}.{{ at }} as date) >= rates.valid_from
         and cast({{ relation }}.{{ at }} as date) < rates.valid_to
 {%- endmacro %}

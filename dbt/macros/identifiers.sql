@@ -38,7 +38,7 @@
 {# Values that stand for nobody, in general or as values of a type, and values too long to be an identifier. #}
 {% macro is_blocked(value, type=none) -%}
     {%- set patterns = var('blocked_identifier_values') + (identifier_type(type).blocked if type else []) -%}
-    ({{ matches('lower(' ~ value ~ ')', '^(' ~ patterns | join('|') | replace("'", "''") ~ ')$') }}
+    ({{ matches(lower_case(value), '^(' ~ patterns | join('|') ~ ')$') }}
         or length({{ value }}) > {{ var('longest_identifier') }})
 {%- endmacro %}
 

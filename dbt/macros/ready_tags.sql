@@ -2,20 +2,20 @@
 
 {# A city's name without what spellings differ in: capitals, blanks, apostrophes, hyphens, and a closing 市 or City. #}
 {% macro place_key(name) -%}
-    {{ replace_all(replace_all('lower(' ~ name ~ ')', '[^a-z一-鿿]+', ''), '(市|city)$', '') }}
+    {{ replace_all(replace_all(lower_case(name), '[^a-z一-鿿]+', ''), '(市|city)$', '') }}
 {%- endmacro %}
 
 {# Whether a customer's words to service complain. Words that nobody uses to ask a plain question: 退款 and refund are missing,
    as most who write them only ask how long it takes. #}
 {% macro is_complaint(text) -%}
-    coalesce({{ matches('lower(' ~ text ~ ')',
+    coalesce({{ matches(lower_case(text),
         '投诉|差评|赔偿|失望|破损|坏的|不专业|太差|骗|complain|disappoint|compensat|terrible|unprofessional|damaged|broken|unacceptable|demand') }}, false)
 {%- endmacro %}
 
 {# Operating system by the words of a user agent; null where it names none. Devices of Apple's and Huawei's name the older
    system that they resemble as well, so these come first; iPads that pose as a Mac cannot be told from one. #}
 {% macro operating_system(user_agent) -%}
-    {%- set agent = 'lower(' ~ user_agent ~ ')' -%}
+    {%- set agent = lower_case(user_agent) -%}
     case
         when {{ matches(agent, 'harmonyos') }} then 'harmonyos'
         when {{ matches(agent, 'iphone|ipad|ipod|; ios ') }} then 'ios'
@@ -79,15 +79,15 @@
         from {{ of_touched('unified_customer_events') }} as events
         inner join {{ ref('cleaned_survey_responses') }} as responses on responses.record_id = events.record_id
         inner join {{ ref('survey_dimensions') }} as dimensions
-            on lower(dimensions.question) = lower(responses.question)
-            and lower(dimensions.answer) = lower(responses.answer)
+            on {{ lower_case('dimensions.question') }} = {{ lower_case('responses.question') }}
+            and {{ lower_case('dimensions.answer') }} = {{ lower_case('responses.answer') }}
             and dimensions.survey_id in (responses.survey_id, '*')
         where events.source_table = 'survey_responses' and events.customer_id is not null
             and dimensions.dimension = '{{ dimension }}'
     ),
 
     posts as (
-        select events.customer_id, events.event_id, events.occurred_at, lower(interactions.text) as text
+        select events.customer_id, events.event_id, events.occurred_at, {{ lower_case('interactions.text') }} as text
         from {{ of_touched('unified_customer_events') }} as events
         inner join {{ ref('cleaned_social_interactions') }} as interactions on interactions.record_id = events.record_id
         where events.source_table = 'social_interactions' and events.customer_id is not null
@@ -104,7 +104,7 @@
                 order by count(distinct posts.event_id) desc, max(posts.occurred_at) desc, dimensions.value
             ) as place
         from posts
-        inner join {{ ref('post_dimensions') }} as dimensions on posts.text like concat_ws('', '%', lower(dimensions.term), '%')
+        inner join {{ ref('post_dimensions') }} as dimensions on posts.text like concat_ws('', '%', {{ lower_case('dimensions.term') }}, '%')
         where dimensions.dimension = '{{ dimension }}'
         group by posts.customer_id, dimensions.value
     ),
@@ -129,7 +129,7 @@
         {{ exceptions.raise_compiler_error(model.name ~ ': a tag of a sensitive group needs config.meta.sensitivity: restricted') }}
     {%- endif -%}
     with terms as (
-        select evidence, lower(question) as question, lower(term) as term
+        select evidence, {{ lower_case('question') }} as question, {{ lower_case('term') }} as term
         from {{ ref('sensitive_groups') }}
         where sensitive_group = '{{ sensitive_group }}'
     ),
@@ -137,11 +137,11 @@
     products as (
         select products.product_id
         from {{ ref('cleaned_catalog_products') }} as products
-        inner join terms on terms.term = lower(products.category) and terms.evidence = 'category'
+        inner join terms on terms.term = {{ lower_case('products.category') }} and terms.evidence = 'category'
         union
         select products.product_id
         from {{ ref('cleaned_catalog_products') }} as products
-        inner join terms on terms.term = lower(products.product_id) and terms.evidence = 'product'
+        inner join terms on terms.term = {{ lower_case('products.product_id') }} and terms.evidence = 'product'
     ),
 
     acts as (
@@ -163,13 +163,13 @@
         union all
         select acts.customer_id, 3, 0
         from acts
-        inner join terms on terms.term = lower(trim(acts.search_term)) and terms.evidence = 'search'
+        inner join terms on terms.term = {{ lower_case('trim(acts.search_term)') }} and terms.evidence = 'search'
         where acts.event_name = 'searched'
         union all
         select acts.customer_id, 10, 1
         from acts
         inner join {{ ref('cleaned_survey_responses') }} as responses on responses.record_id = acts.record_id
-        inner join terms on terms.question = lower(responses.question) and terms.term = lower(responses.answer)
+        inner join terms on terms.question = {{ lower_case('responses.question') }} and terms.term = {{ lower_case('responses.answer') }}
             and terms.evidence = 'answer'
         where acts.source_table = 'survey_responses'
     )

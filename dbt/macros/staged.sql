@@ -31,7 +31,7 @@
         select rows.*
         from {{ staging }} as rows
         inner join (select * from {{ ref('cleaned_external_fx_rates') }} where _seq > {{ cursor() }}) as rates
-            on rates.currency = upper(trim(rows.currency))
+            on rates.currency = {{ upper_case('trim(rows.currency)') }}
             and cast(rows.{{ rates_at }} as date) >= rates.valid_from
             and cast(rows.{{ rates_at }} as date) < rates.valid_to
         where rows._seq <= {{ cursor() }}

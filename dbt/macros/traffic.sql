@@ -23,13 +23,13 @@
     {%- set domains, hosts = reserved + lists.get('email_domains', []), reserved + lists.get('hosts', []) -%}
     {%- set conditions = ["ip_addresses.traffic = '" ~ traffic ~ "'"] -%}
     {%- if domains -%}
-        {%- do conditions.append(matches('lower(trim(staged.email))', '@([^@]+[.])?(' ~ any_of(domains) ~ ')$')) -%}
+        {%- do conditions.append(matches(lower_case('trim(staged.email)'), '@([^@]+[.])?(' ~ any_of(domains) ~ ')$')) -%}
     {%- endif -%}
     {%- if hosts -%}
         {%- set names = '([^/?#:@]+[.])?(' ~ any_of(hosts) ~ ')[.]?' -%}
         {%- set host = '(' ~ names ~ ('|' ~ private_host() if traffic == 'test' else '') ~ ')' -%}
         {%- do conditions.append(
-            matches('lower(trim(staged.url))', '^[a-z][a-z0-9+.-]*://([^/?#]*@)?' ~ host ~ '(:[0-9]*)?([/?#]|$)')) -%}
+            matches(lower_case('trim(staged.url)'), '^[a-z][a-z0-9+.-]*://([^/?#]*@)?' ~ host ~ '(:[0-9]*)?([/?#]|$)')) -%}
     {%- endif -%}
     {%- if lists.get('user_ids') -%}
         {%- do conditions.append("trim(staged.user_id) in ('" ~ lists.user_ids | map('replace', "'", "''") | join("', '") ~ "')") -%}

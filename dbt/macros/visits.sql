@@ -12,7 +12,7 @@
 {# A UTC time as the visitor's clock showed it: by the offset that came with it (+08:00, -0330, 8, UTC+8, Z), else in the
    default time zone. #}
 {% macro at_visitors_clock(time, utc_offset) -%}
-    {%- set offset = 'upper(trim(' ~ utc_offset ~ '))' -%}
+    {%- set offset = upper_case('trim(' ~ utc_offset ~ ')') -%}
     {%- set digits = replace_all(offset, '[^0-9]', '') -%}
     case
         when {{ offset }} = 'Z' then {{ time }}
@@ -28,7 +28,7 @@
 {% macro campaign() -%}
     case
         when coalesce(nullif(utm_source, ''), nullif(utm_medium, ''), nullif(utm_campaign, '')) is not null
-            then lower(concat_ws('|', coalesce(utm_source, ''), coalesce(utm_medium, ''), coalesce(utm_campaign, '')))
+            then {{ lower_case("concat_ws('|', coalesce(utm_source, ''), coalesce(utm_medium, ''), coalesce(utm_campaign, ''))") }}
     end
 {%- endmacro %}
 

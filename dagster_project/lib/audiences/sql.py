@@ -259,7 +259,7 @@ def _place(leaf: form.Place, known: Known) -> str:
         keys = sorted({key for city in leaf.city for key in known.spellings(city)})
         asked.append(f"{{{{ place_key('customers.city') }}}} in ({_list(keys)})")
     if leaf.region:
-        asked.append(f"lower(customers.region) in ({_list(r.lower() for r in leaf.region)})")
+        asked.append(f"{{{{ lower_case('customers.region') }}}} in ({_list(r.lower() for r in leaf.region)})")
     if leaf.country:
         asked.append(f"customers.country in ({_list(leaf.country)})")
     return " and ".join(asked)

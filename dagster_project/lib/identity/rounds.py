@@ -159,9 +159,8 @@ class _Rounds:
 
     def _round(self) -> None:
         self._make("turn", sql.TURN)
-        self._inline("own", self._counted("held", by="cluster"))
-        self._inline("united", sql.UNITED)
-        self._inline("totals", self._counted("united", by="place"))
+        self._inline("holdings", sql.HOLDINGS)
+        self._make("counted", self._counted())
         self._inline("broken", sql.BROKEN)
         self._make("outcomes", sql.OUTCOMES)
         self._inline("moved", sql.MOVED)
@@ -182,17 +181,14 @@ class _Rounds:
         queries = nodes.format_map(self.words), edges.format_map(self.words)
         self.words[name] = components(self.run, f"{name}_{self.made}", *queries)
 
-    def _counted(self, source: str, by: str) -> str:
-        """A query of how many values count against each limit."""
-
-        def rows(days: int | None) -> str:
+    def _counted(self) -> str:
+        """A query of how many values count against each limit: of each cluster, and of those of each proposal together."""
+        queries = []
+        for days in [None, *sorted({limit.days for limit in self.limits if limit.days})]:
             limits = [(number, limit) for number, limit in enumerate(self.limits) if limit.days == days]
-            return ", ".join(f"({number}, {limit.kind}, {limit.most})" for number, limit in limits)
-
-        queries = [sql.EVER.format(source=self.words[source], by=by, limits=rows(None))]
-        for days in sorted({limit.days for limit in self.limits if limit.days}):
-            before = days * DAY - 1
-            queries.append(sql.WITHIN.format(source=self.words[source], by=by, limits=rows(days), days=days, before=before))
+            rows = ", ".join(f"({number}, {limit.kind}, {limit.most})" for number, limit in limits)
+            words = {"holdings": self.words["holdings"], "limits": rows}
+            queries.append(sql.WITHIN.format(**words, days=days, before=days * DAY - 1) if days else sql.EVER.format(**words))
         return " union all ".join(queries)
 
     def _undecided(self, rounds: int) -> OnefoldError:

@@ -131,30 +131,33 @@ select
     sum(case when is_customer then 1 else 0 end) over (partition by component, place) as customers
 from known
 """
-# The values that the clusters of a proposal hold together, where limits count.
-UNITED = """
-select component, place, kind, value, min(first_seen) as first_seen, bool_or(is_recycled) as is_recycled
+# The values that each cluster holds, and that the clusters of a proposal hold together, where limits count.
+HOLDINGS = """
+select component, cluster, cast(null as bigint) as place, kind, value, first_seen, is_recycled
+from {held} where kind in ({limited})
+union all
+select component, cast(null as bigint), place, kind, value, min(first_seen), bool_or(is_recycled)
 from {turn} join {held} using (component, cluster)
-where stage > 0 and customers > 1
-group by all
+where stage > 0 and customers > 1 and kind in ({limited})
+group by component, place, kind, value
 """
 # How many values count against each limit: all, or the most that were first seen within its days. `may_lessen`: an earlier era
 # of one of them may take it out of the days.
 EVER = """
-select component, {by}, number, kind, most, 0 as days, count(*) as found, false as may_lessen
-from {source} join (values {limits}) as limits(number, kind, most) using (kind)
-group by component, {by}, number, kind, most
+select component, cluster, place, number, kind, most, 0 as days, count(*) as found, false as may_lessen
+from {holdings} join (values {limits}) as limits(number, kind, most) using (kind)
+group by component, cluster, place, number, kind, most
 """
 WITHIN = """
 select
-    component, {by}, number, kind, most, {days} as days, max(found) as found, bool_or(is_recycled) as may_lessen
+    component, cluster, place, number, kind, most, {days} as days, max(found) as found, bool_or(is_recycled) as may_lessen
 from (
-    select component, {by}, number, kind, most, is_recycled, count(*) over (
-        partition by component, {by}, number order by first_seen range between {before} preceding and current row
+    select component, cluster, place, number, kind, most, is_recycled, count(*) over (
+        partition by component, cluster, place, number order by first_seen range between {before} preceding and current row
     ) as found
-    from {source} join (values {limits}) as limits(number, kind, most) using (kind)
+    from {holdings} join (values {limits}) as limits(number, kind, most) using (kind)
 ) as counted
-group by component, {by}, number, kind, most
+group by component, cluster, place, number, kind, most
 """
 # What each proposal breaks, and whether that dooms it. A limit does where the union has more than the limit allows any cluster
 # of the component: what somebody decided may be over it already. Carriers may yet join a customer whatever the limits.
@@ -178,19 +181,23 @@ decisions as (
 ),
 
 most_of_each as (
-    select component, place, stage, number, max(found) as found from {turn} join {own} using (component, cluster) group by all
+    select turn.component, turn.place, stage, number, max(found) as found
+    from {turn} as turn join {counted} as own on own.component = turn.component and own.cluster = turn.cluster
+    group by all
 ),
 
-most_of_all as (select component, number, max(found) as found from {own} group by all),
+most_of_all as (
+    select component, number, max(found) as found from {counted} where cluster is not null group by all
+),
 
 limits as (
     select
-        component, place, number, case when days > 0 then 'window' else 'limit' end as reason,
+        totals.component, totals.place, number, case when days > 0 then 'window' else 'limit' end as reason,
         totals.found || ' values of ' || {kind_name}
             || case when days > 0 then ' first seen within ' || days || ' days' else '' end
             || ', of at most ' || most as detail,
         stage < 3 and totals.found > most_of_all.found and not may_lessen as is_doomed
-    from {totals} as totals
+    from {counted} as totals
     join most_of_each using (component, place, number)
     join most_of_all using (component, number)
     where totals.found > most and totals.found > most_of_each.found

@@ -45,6 +45,9 @@ class Work(Protocol):
     def make(self, name: str, query: str) -> str:
         """Write what a query gives to a new scratch table, once; returns its full name."""
 
+    def shuffled(self) -> int | None:
+        """How many bytes this session has shuffled so far; None where nobody can tell."""
+
     def register(self, name: str, function: Any, type: str | None) -> None:
         """Let statements call a Python function: one of a type in Spark's DDL, or a UDF that has its own."""
 
@@ -58,16 +61,11 @@ class Report:
     shuffled: int | None
 
 
-def assign(
-    work: Work, home: Home, query: str, seq: int, as_of: datetime, shuffled: Callable[[], int] | None = None
-) -> dict[str, Whole | Append]:
+def assign(work: Work, home: Home, query: str, seq: int, as_of: datetime) -> dict[str, Whole | Append]:
     """Who is who: what brings the state of identity up to the candidate graph that a query gives.
 
     The state is read from `identity.<table>`, which must be there (`TABLES`). The queries that are returned read it too, and
     temporary views: all are to be written before the first table takes its new form, and in this session.
-
-    Args:
-        shuffled: tells how many bytes this session has shuffled so far.
 
     Returns:
         The tables of the state that change, without their schema.
@@ -83,7 +81,7 @@ def assign(
         key=home.key,
         rules=Rules.of(home),
         decisions=State(home).decisions(),
-        shuffled=shuffled,
+        shuffled=work.shuffled,
     )
     log.info(
         "identity: %d identifiers solved in %d rounds, %d moved, %d refusals stand; %d statements%s",
@@ -106,14 +104,14 @@ def bring_up_on_spark(
     key: bytes,
     rules: Rules,
     decisions: Sequence[Decision] = (),
-    shuffled: Callable[[], int] | None = None,
+    shuffled: Callable[[], int | None] | None = None,
 ) -> tuple[dict[str, Whole | Append], Report]:
     """As `identity.resolve.resolve`, but for the writing: what is to be written, and what it cost to find out."""
-    before = shuffled() if shuffled else 0
+    before = shuffled() if shuffled else None
     engine = Spark(work)
     register_functions(work, key)
     resolution = bring_up(engine, graph=graph, seq=seq, as_of=as_of, rules=rules, decisions=decisions)
-    return engine.changes, Report(resolution, engine.statements, shuffled() - before if shuffled else None)
+    return engine.changes, Report(resolution, engine.statements, None if before is None else shuffled() - before)
 
 
 def register_functions(work: Work, key: bytes) -> None:

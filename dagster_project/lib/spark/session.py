@@ -45,15 +45,16 @@ def session(home: Home) -> "SparkSession":
     """
     settings = Settings.of(home).spark
     with _LOCK:
-        before = _running.get(str(home.path))
-        if before is not None and (not settings.remote or is_alive(before)):
-            return before
+        running = _running.get(str(home.path))
+        if running is not None and (not _is_remote(running) or is_alive(running)):
+            return running
         _end()  # homes name their tables alike
         if importlib.util.find_spec("pyspark") is None:
             raise OnefoldError("PySpark is not installed: pip install 'onefold[spark]'")
         if not settings.remote and not (shutil.which("java") or os.environ.get("JAVA_HOME")):
             raise OnefoldError("Spark needs a Java runtime (17 or later): install one, for example openjdk-17-jre-headless")
-        _running[str(home.path)] = started = _start(settings.remote, settings.master, settings.conf)
+        started = connect(settings.remote, MEANING | settings.conf) if settings.remote else _start(settings.master, settings.conf)
+        _running[str(home.path)] = started
         return started
 
 
@@ -65,20 +66,25 @@ def stop() -> None:
 
 def _end() -> None:
     for running in _running.values():
-        disconnect(running)
+        if _is_remote(running):
+            disconnect(running)
+        else:
+            running.stop()
     _running.clear()
 
 
-def _start(remote: str | None, master: str, conf: dict[str, str]) -> "SparkSession":
+def _is_remote(running: "SparkSession") -> bool:
+    return type(running).__module__.startswith("pyspark.sql.connect")
+
+
+def _start(master: str, conf: dict[str, str]) -> "SparkSession":
+    """A session whose engine is in this process."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="PySpark does not yet fully support pandas")  # nothing here uses it
         from pyspark.errors import PySparkException
         from pyspark.sql import SparkSession
 
-    logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)  # every error is raised as well
-    if remote:
-        return connect(remote, MEANING | conf)
-    os.environ.pop("SPARK_REMOTE", None)
+    logging.getLogger("SQLQueryContextLogger").disabled = True  # every error is raised as well
     if master.startswith("local"):  # else a machine with several addresses warns, and listens on a public one
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     builder = SparkSession.builder.master(master).appName("onefold")

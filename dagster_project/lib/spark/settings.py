@@ -1,7 +1,5 @@
 """What a home says of its Spark: the key `spark` of `onefold.yaml`."""
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
@@ -25,9 +23,6 @@ class SparkSettings(BaseModel):
         None, description="The same storage as Spark writes it where that differs, such as s3a://bucket/onefold."
     )
     threads: int = Field(4, ge=1, le=64, description="Models that are built at a time.")
-    table_format: Literal["parquet", "delta", "iceberg"] = Field(
-        "parquet", description="delta and iceberg need their packages on the cluster; rows are merged there."
-    )
     conf: dict[str, str] = Field({}, description="Spark's own settings, such as spark.sql.shuffle.partitions.")
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_project.lib.home import Home
 from dagster_project.lib.spark.catalogue import SCRATCH, STAMP, Catalogue, Note, Table
+from dagster_project.lib.spark.measures import shuffled_bytes
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -73,6 +74,10 @@ class Work:
     def register(self, name: str, function: Callable[..., Any], returns: str | None = None) -> None:
         """Let statements call a Python function, which runs on the workers; one without a type is a UDF that has its own."""
         self.session.udf.register(name, function, returns)
+
+    def shuffled(self) -> int | None:
+        """Bytes that were shuffled since the session began; None where nobody can tell."""
+        return shuffled_bytes(self.session)
 
     def clear(self) -> None:
         """Drop the scratch tables."""

@@ -1,6 +1,6 @@
-{# Whether a regular expression (RE2 and Java's common part) is found in a text. #}
-{% macro matches(value, pattern) -%}{{ return(adapter.dispatch('matches')(value, pattern)) }}{%- endmacro %}
+{# Whether a regular expression (see `pattern`) is found in a text. #}
+{% macro matches(value, expression) -%}{{ return(adapter.dispatch('matches')(value, expression)) }}{%- endmacro %}
 
-{% macro duckdb__matches(value, pattern) -%}regexp_matches({{ value }}, '{{ pattern }}'){%- endmacro %}
+{% macro duckdb__matches(value, expression) -%}regexp_matches({{ value }}, {{ pattern(expression) }}){%- endmacro %}
 
-{% macro spark__matches(value, pattern) -%}{{ value }} rlike r'{{ pattern }}'{%- endmacro %}
+{% macro spark__matches(value, expression) -%}regexp_like({{ value }}, {{ pattern(expression) }}){%- endmacro %}

@@ -1,4 +1,4 @@
-{# First letter of each word upper, the rest lower. #}
+{# First letter of each word upper, the rest lower; words are what is between blanks. #}
 {% macro title_case(value) -%}{{ return(adapter.dispatch('title_case')(value)) }}{%- endmacro %}
 
 {% macro duckdb__title_case(value) -%}
@@ -6,4 +6,7 @@
         string_split(lower({{ value }}), ' '), lambda word: concat(upper(word[1]), word[2:])), ' ')
 {%- endmacro %}
 
-{% macro spark__title_case(value) -%}initcap({{ value }}){%- endmacro %}
+{% macro spark__title_case(value) -%}
+    array_join(transform(
+        split({{ lower_case(value) }}, ' '), word -> concat({{ upper_case('left(word, 1)') }}, substr(word, 2))), ' ')
+{%- endmacro %}

@@ -11,7 +11,7 @@
 -- Links write a campaign's name in capitals or not.
 with messages as (
     select
-        lower(campaign_id) as campaign_key,
+        {{ lower_case('campaign_id') }} as campaign_key,
         channel,
         channel as sender,
         min(campaign_id) as campaign_id,
@@ -38,13 +38,13 @@ with messages as (
             then sum(case when member_group = 'treated' then margin_base else 0 end) end as margin_base,
         sum(case when member_group = 'control' then revenue_base else 0 end) as control_revenue_base
     from {{ ref('analytics_campaign_members') }}
-    group by lower(campaign_id), channel
+    group by {{ lower_case('campaign_id') }}, channel
 ),
 
 -- What sending cost is the messages', anything else bought advertising.
 spend as (
     select
-        lower(campaign_id) as campaign_key,
+        {{ lower_case('campaign_id') }} as campaign_key,
         case when platform in ('email', 'sms') then platform else 'ads' end as channel,
         case when platform in ('email', 'sms') then platform else {{ source_name('platform') }} end as sender,
         min(campaign_id) as campaign_id,
@@ -56,14 +56,14 @@ spend as (
         case when count(*) = count(cost_base) then sum(cost_base) end as cost_base
     from {{ ref('cleaned_ads_spend') }}
     group by
-        lower(campaign_id),
+        {{ lower_case('campaign_id') }},
         case when platform in ('email', 'sms') then platform else 'ads' end,
         case when platform in ('email', 'sms') then platform else {{ source_name('platform') }} end
 ),
 
 credited as (
     select
-        lower(campaign) as campaign_key,
+        {{ lower_case('campaign') }} as campaign_key,
         case channel_group when 'Email' then 'email' when 'SMS' then 'sms' else 'ads' end as channel,
         case channel_group when 'Email' then 'email' when 'SMS' then 'sms' else {{ source_name('source') }} end as sender,
         sum(conversions) as conversions,
@@ -72,7 +72,7 @@ credited as (
     from {{ ref('analytics_channels') }}
     where model = 'last_non_direct' and campaign <> '(not set)'
     group by
-        lower(campaign),
+        {{ lower_case('campaign') }},
         case channel_group when 'Email' then 'email' when 'SMS' then 'sms' else 'ads' end,
         case channel_group when 'Email' then 'email' when 'SMS' then 'sms' else {{ source_name('source') }} end
 ),

@@ -75,13 +75,13 @@ campaigns as (
         from (
             select
                 {{ source_name('source') }} as source_name,
-                lower(campaign) as campaign_name,
+                {{ lower_case('campaign') }} as campaign_name,
                 channel_group,
                 source,
                 campaign,
                 sum(touchpoint_count) as touchpoint_count
             from touched
-            group by {{ source_name('source') }}, lower(campaign), channel_group, source, campaign
+            group by {{ source_name('source') }}, {{ lower_case('campaign') }}, channel_group, source, campaign
         ) as named
     ) as ranked
     where size_rank = 1
@@ -90,7 +90,7 @@ campaigns as (
 spend as (
     select
         spend.*,
-        {{ channel_group('platform', 'medium', 'lower(campaign_id)', 'category') }} as paid_group
+        {{ channel_group('platform', 'medium', lower_case('campaign_id'), 'category') }} as paid_group
     from (
         select date, platform, campaign_id, cost_base, 'cpc' as medium, {{ source_category('costs.platform') }} as category
         from {{ ref('cleaned_ads_spend') }} as costs
@@ -106,7 +106,7 @@ spent as (
         case when count(*) = count(spend.cost_base) then sum(spend.cost_base) end as cost_base
     from spend
     left join campaigns
-        on campaigns.source_name = {{ source_name('spend.platform') }} and campaigns.campaign_name = lower(spend.campaign_id)
+        on campaigns.source_name = {{ source_name('spend.platform') }} and campaigns.campaign_name = {{ lower_case('spend.campaign_id') }}
     group by
         spend.date, coalesce(campaigns.channel_group, spend.paid_group), coalesce(campaigns.source, spend.platform),
         coalesce(campaigns.campaign, spend.campaign_id)

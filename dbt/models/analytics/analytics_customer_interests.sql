@@ -9,7 +9,7 @@ with acts as (
         events.event_name,
         {{ month_of('events.occurred_at') }} as month,
         events.product_id,
-        lower(trim(events.search_term)) as search_term
+        {{ lower_case('trim(events.search_term)') }} as search_term
     from {{ of_touched('unified_customer_events') }} as events
     where events.customer_id is not null and {{ is_customer_traffic() }}
         and ({{ is_look('events.event_name') }} or events.event_name = 'searched')

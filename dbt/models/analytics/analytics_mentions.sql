@@ -12,8 +12,8 @@ with posts as (
 spelled as (
     select
         event_id,
-        lower(text) as chinese,
-        concat_ws('', ' ', {{ replace_all('lower(text)', '[^a-z0-9]+', ' ') }}, ' ') as english
+        {{ lower_case('text') }} as chinese,
+        concat_ws('', ' ', {{ replace_all(lower_case('text'), '[^a-z0-9]+', ' ') }}, ' ') as english
     from posts
     where text is not null
 ),
@@ -23,9 +23,9 @@ keywords as (
         topic,
         language,
         case
-            when language = 'zh' then lower(trim(keyword))
-            when keyword like '%*' then concat_ws('', ' ', replace(lower(trim(keyword)), '*', ''))
-            else concat_ws('', ' ', lower(trim(keyword)), ' ')
+            when language = 'zh' then {{ lower_case('trim(keyword)') }}
+            when keyword like '%*' then concat_ws('', ' ', replace({{ lower_case('trim(keyword)') }}, '*', ''))
+            else concat_ws('', ' ', {{ lower_case('trim(keyword)') }}, ' ')
         end as pattern
     from {{ ref('topics') }}
 ),

@@ -28,7 +28,7 @@ counted as (
 -- Who searched for a category or brand by its name, as the catalogue has it now.
 names as (
     {% for kind in ['category', 'brand'] -%}
-    select distinct '{{ kind }}' as kind, {{ kind }} as value, lower({{ kind }}) as term
+    select distinct '{{ kind }}' as kind, {{ kind }} as value, {{ lower_case(kind) }} as term
     from {{ ref('cleaned_catalog_products') }}
     where {{ kind }} <> ''
     {{ 'union all' if not loop.last }}

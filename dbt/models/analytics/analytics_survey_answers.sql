@@ -32,9 +32,9 @@ answers as (
     inner join {{ ref('unified_customer_events') }} as events
         on events.record_id = responses.record_id and events.source_table = 'survey_responses' and {{ is_customer_traffic() }}
     left join {{ ref('survey_measures') }} as own
-        on own.survey_id = responses.survey_id and lower(own.question) = lower(responses.question)
+        on own.survey_id = responses.survey_id and {{ lower_case('own.question') }} = {{ lower_case('responses.question') }}
     left join {{ ref('survey_measures') }} as every
-        on every.survey_id = '*' and lower(every.question) = lower(responses.question)
+        on every.survey_id = '*' and {{ lower_case('every.question') }} = {{ lower_case('responses.question') }}
 ),
 
 rated as (

@@ -11,8 +11,8 @@ with visits as (
         channel,
         started_at as occurred_at,
         {{ campaign() }} is not null as is_tagged,
-        lower(trim(utm_source)) as utm_source,
-        lower(trim(utm_medium)) as utm_medium,
+        {{ lower_case('trim(utm_source)') }} as utm_source,
+        {{ lower_case('trim(utm_medium)') }} as utm_medium,
         trim(utm_campaign) as utm_campaign,
         {{ clicked_network('entry_url') }} as network,
         -- Pages of one's own site lead nobody in.
@@ -48,7 +48,7 @@ sourced as (
 grouped as (
     select
         categorised.*,
-        {{ channel_group('source', 'medium', 'lower(campaign)', 'category') }} as channel_group,
+        {{ channel_group('source', 'medium', lower_case('campaign'), 'category') }} as channel_group,
         -- Clicks, and the session that comes after them.
         sum(case when is_session then 1 else 0 end) over (
             partition by customer_id {{ in_order }} rows between unbounded preceding and current row

@@ -5,7 +5,7 @@ with staged as ({{ staged('ads_spend', rates_at='date') }})
 select
     {{ carried() }},
     staged.date,
-    lower(trim(platform)) as platform,
+    {{ lower_case('trim(platform)') }} as platform,
     trim(campaign_id) as campaign_id,
     impressions,
     clicks,

@@ -12,5 +12,5 @@ select
     {{ contact('phone', 'phone') }},
     duration_seconds,
     agent_id,
-    lower(trim(outcome)) as outcome
+    {{ lower_case('trim(outcome)') }} as outcome
 from staged

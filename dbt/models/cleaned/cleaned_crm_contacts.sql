@@ -16,7 +16,7 @@ select
     trim(address) as address,
     trim(city) as city,
     trim(region) as region,
-    upper(trim(postal_code)) as postal_code,
+    {{ upper_case('trim(postal_code)') }} as postal_code,
     {{ normal('country', country('country')) }},
     trim(company) as company,
     trim(job_title) as job_title,

@@ -6,7 +6,7 @@ with staged as ({{ staged('external_attributes') }})
 select
     {{ carried() }},
     {{ named_identifier('identifier_type', 'identifier_value') }},
-    lower(trim(attribute)) as attribute,
+    {{ lower_case('trim(attribute)') }} as attribute,
     trim(value) as value,
     as_of
 from staged

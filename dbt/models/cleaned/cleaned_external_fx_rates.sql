@@ -5,11 +5,11 @@
 
 with ranked as (
     select
-        upper(trim(currency)) as currency,
+        {{ upper_case('trim(currency)') }} as currency,
         date as valid_from,
         rate_to_base,
         row_number() over (
-            partition by upper(trim(currency)), date order by _payload_hash, _source_uri, _source_row
+            partition by {{ upper_case('trim(currency)') }}, date order by _payload_hash, _source_uri, _source_row
         ) as _rank
     from {{ source('staging', 'external_fx_rates') }}
 ),

@@ -7,7 +7,7 @@ select
     member_id,
     {{ contact('phone', 'phone') }},
     {{ contact('email', 'email') }},
-    lower(trim(tier)) as tier,
+    {{ lower_case('trim(tier)') }} as tier,
     points,
     joined_at,
     updated_at

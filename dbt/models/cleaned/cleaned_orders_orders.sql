@@ -5,12 +5,12 @@ with staged as ({{ staged('orders_orders', rates_at='ordered_at') }})
 select
     {{ carried() }},
     {{ event('orders_orders',
-        event_name="case when lower(trim(status)) in ('cancelled', 'canceled', 'voided') then 'order_cancelled'
+        event_name="case when " ~ lower_case('trim(status)') ~ " in ('cancelled', 'canceled', 'voided') then 'order_cancelled'
             else 'order_placed' end",
         occurred_at='ordered_at', amount_base=in_base_currency('amount', currency('staged.currency'))) }},
     order_id,
     ordered_at,
-    lower(trim(status)) as status,
+    {{ lower_case('trim(status)') }} as status,
     user_id,
     {{ contact('email', 'email') }},
     {{ contact('phone', 'phone') }},

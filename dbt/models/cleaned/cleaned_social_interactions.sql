@@ -7,7 +7,7 @@ select
     {{ carried() }},
     {{ event('social_interactions', event_name=event_name('social', 'staged.kind')) }},
     interaction_id,
-    lower(trim(platform)) as platform,
+    {{ lower_case('trim(platform)') }} as platform,
     kind,
     occurred_at,
     {{ social_handle('platform', 'handle') }} as social_handle,

@@ -27,7 +27,7 @@ low_ratings as (
     from recent
     left join {{ ref('cleaned_survey_responses') }} as answers
         on answers.record_id = recent.record_id and recent.source_table = 'survey_responses'
-    where recent.score <= 2 and (recent.channel = 'chat' or lower(answers.question) = 'csat')
+    where recent.score <= 2 and (recent.channel = 'chat' or {{ lower_case('answers.question') }} = 'csat')
 ),
 
 signals as (

@@ -48,12 +48,12 @@ variety as (
     select
         customer_id,
         greatest(
-            count(distinct case when attribute = 'first_name' then lower(value) end),
-            count(distinct case when attribute = 'full_name' then lower(value) end)
+            count(distinct case when attribute = 'first_name' then {{ lower_case('value') }} end),
+            count(distinct case when attribute = 'full_name' then {{ lower_case('value') }} end)
         ) as name_count,
         count(distinct case when attribute = 'birth_date' then value end) as birth_date_count,
         count(distinct case when attribute = 'gender' then value end) as gender_count,
-        count(distinct case when attribute = 'city' then lower(value) end) as city_count
+        count(distinct case when attribute = 'city' then {{ lower_case('value') }} end) as city_count
     from {{ ref('unified_customer_attributes') }}
     where value is not null and customer_id in (select customer_id from touched)
     group by customer_id
