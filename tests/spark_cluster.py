@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -64,7 +65,6 @@ class Cluster:
     folder: Path
     master_url: str = ""  # spark://127.0.0.1:port
     url: str = ""  # sc://127.0.0.1:port
-    ui: str = ""  # http://127.0.0.1:port, of the server's driver
     parts: dict[str, Part] = field(default_factory=dict)
 
     @property
@@ -160,7 +160,7 @@ def cluster(
         "spark.eventLog.dir": running.event_log.as_uri(),
         "spark.sql.warehouse.dir": running.warehouse.as_uri(),
         "spark.sql.shuffle.partitions": str(2 * workers * cores),
-        "spark.ui.port": "0",
+        "spark.ui.port": str(_free_port()),  # sessions read here where the UI is
         "spark.ui.liveUpdate.period": "0",  # what a task did is known there once it ended
         **(conf or {}),
     }
@@ -197,7 +197,6 @@ def cluster(
         for number in range(workers):
             running.parts[f"worker {number}"].wait_for("Successfully registered with master")
         running.url = f"sc://127.0.0.1:{server.wait_for('Spark Connect server started at:? .*:([0-9]+)')[1]}"
-        running.ui = f"http://127.0.0.1:{server.wait_for('SparkUI. on port ([0-9]+)')[1]}"
         yield running
     finally:
         running.stop()
@@ -209,6 +208,12 @@ def is_there() -> bool:
 
     has_java = bool(shutil.which("java") or os.environ.get("JAVA_HOME"))
     return has_java and all(importlib.util.find_spec(name) for name in ("pyspark", "grpc", "pandas"))
+
+
+def _free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
 
 
 def _children(pid: int) -> list[int]:
