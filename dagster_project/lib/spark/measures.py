@@ -134,7 +134,8 @@ def _asked(address: str) -> Any:
     import httpx
 
     try:
-        answer = httpx.get(address, timeout=5, trust_env=False)
+        # A busy driver is slow to answer; what is behind a firewall never does.
+        answer = httpx.get(address, timeout=httpx.Timeout(30, connect=3), trust_env=False)
         answer.raise_for_status()
         return answer.json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError):
