@@ -64,7 +64,7 @@ class OnDuckDB:
 
     def register(self, name: str, function: Any, returns: str | None) -> None:
         assert returns is None
-        known = self.execute(f"select count(*) from duckdb_functions() where function_name = '{name}'")[0][0]
+        (known,) = self.connection.execute(f"select count(*) from duckdb_functions() where function_name = '{name}'").fetchone()
         if not known:
             # One row at a time: within coalesce() DuckDB breaks what functions of Arrow batches return.
             def of_one(*arguments: Any) -> Any:
