@@ -93,15 +93,17 @@ class Catalogue:
         schemas = sorted({table.schema for table in noted.values()} | {SCRATCH})
         for schema in schemas:
             session.sql(f"create schema if not exists {schema}")
-        known = {
-            f"{schema}.{row['tableName']}"
-            for schema in schemas
-            for row in session.sql(f"show tables in {schema}").collect()
-            if not row["isTemporary"]
-        }
-        for name in known - set(noted):
-            is_view = "VIEW" in {row["data_type"] for row in session.sql(f"describe table extended {name}").collect()}
-            session.sql(f"drop {'view' if is_view else 'table'} {name}")
+        known: dict[str, dict[str, str]] = {}
+        for schema in schemas:
+            for row in session.sql(f"show table extended in {schema} like '*'").collect():
+                if not row["isTemporary"]:
+                    said = (line.partition(": ") for line in row["information"].splitlines())
+                    known[f"{schema}.{row['tableName']}"] = {key: value for key, _, value in said}
+        for name, about in list(known.items()):
+            # A Connect server outlives its sessions, and may know another home's table by this name.
+            if name not in noted or (not noted[name].query and not self._is_at(noted[name], about.get("Location", ""))):
+                session.sql(f"drop {'view' if about.get('Type') == 'VIEW' else 'table'} {name}")
+                del known[name]
         views = []
         for table in noted.values():
             if table.name not in known:
@@ -116,6 +118,9 @@ class Catalogue:
             if len(missing) == len(views):
                 break  # dbt makes them anew
             views = missing
+
+    def _is_at(self, table: Table, location: str) -> bool:
+        return _bare(location) == _bare(self.storage.in_spark(table.folder))
 
     def register_table(self, session: "SparkSession", table: Table) -> None:
         """Make a session's catalogue name a table as it is noted."""
