@@ -1,4 +1,4 @@
-"""Who is probably one person, on Spark: `identity.steps.match` and `widen`, with the same pairs, weights and groups as on DuckDB.
+"""Who is probably one person, on Spark: `identity.steps.match` and `widen`, with the pairs, weights and groups of DuckDB.
 
 The statements are those of `lib/identity/`, and Splink's own on its Spark backend, from the same model file. Where DuckDB's
 values are the rule (how a profile is put into comparable form, likeness of texts, the hash that samples), the executors have a
@@ -13,7 +13,7 @@ hundred statements on Spark.
 import functools
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -181,10 +181,8 @@ class Spark(Backend):
 
     def connect(self, name: str, nodes: str, edges: str) -> None:
         found = self.work.make(f"match{name}_edges", f"select distinct one, other from ({edges}) as edges")
-        self.make(
-            name,
-            f"select id, label from {rounds.components(self.work, f'match{name}', f'select id from {nodes}', f'select one, other from {found}')}",
-        )
+        of = f"select id from {nodes}", f"select one, other from {found}"
+        self.make(name, f"select id, label from {rounds.components(self.work, f'match{name}', *of)}")
 
     def prepare(self, profiles: str, prepared: str, changed: str | None = None) -> None:
         register_comparable(self.work)
@@ -195,7 +193,8 @@ class Spark(Backend):
             if name != "profile_id"
         )
         columns = ", ".join(f"made.{column}" for column in list(_prepared())[1:])
-        fresh = f"select profile_id, {columns} from (select profile_id, comparable(named_struct({fields})) as made from ({profiles}) as profiles"
+        made = f"select profile_id, comparable(named_struct({fields})) as made"
+        fresh = f"select profile_id, {columns} from ({made} from ({profiles}) as profiles"
         if changed:
             known = ", ".join(_prepared())
             gone = f"({changed}) as changed"
@@ -258,7 +257,7 @@ def _splink_api() -> type:
     from splink.internals.database_api import DatabaseAPI
 
     class API(SparkAPI):
-        """Leaves out what only a JVM in this process can do: the jar of likenesses, checkpoints, and Databricks' loader of both."""
+        """Leaves out what only a JVM in this process can do: the jar of likenesses, checkpoints, Databricks' loader of both."""
 
         def __init__(self, work: Work, views: set[str]) -> None:
             DatabaseAPI.__init__(self)
@@ -452,8 +451,8 @@ TABLES = {
         "_matched": _DECLARED["_matched"],
         "_profiles": ", ".join(f"{name} {kind}" for name, kind in _prepared().items()),
         "_pairs": (
-            "left_id string, right_id string, match_weight double, match_probability double, contradiction string, grade string, "
-            "evidence array<struct<weight: double, comparison: string, level: string>>, found_by string, matched_by string"
+            "left_id string, right_id string, match_weight double, match_probability double, contradiction string, "
+            "grade string, evidence array<struct<weight: double, comparison: string, level: string>>, found_by string, matched_by string"
         ),
         "_pairs_blocking": (
             "rule string, comparisons bigint, common array<struct<value: string, key: bigint, profiles: bigint>>, "

@@ -53,7 +53,8 @@ def session(home: Home) -> "SparkSession":
             raise OnefoldError("PySpark is not installed: pip install 'onefold[spark]'")
         if not settings.remote and not (shutil.which("java") or os.environ.get("JAVA_HOME")):
             raise OnefoldError("Spark needs a Java runtime (17 or later): install one, for example openjdk-17-jre-headless")
-        started = connect(settings.remote, MEANING | settings.conf) if settings.remote else _start(settings.master, settings.conf)
+        conf = settings.conf
+        started = connect(settings.remote, MEANING | conf) if settings.remote else _start(settings.master, conf)
         _running[str(home.path)] = started
         return started
 

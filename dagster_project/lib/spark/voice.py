@@ -20,7 +20,7 @@ def score(work: Any, home: Home, query: str, seq: int, as_of: datetime) -> dict[
     kept = "select * from analytics.sentiments"
     if is_whole:
         said = f"select md5(text) as text_id from ({query}) as texts"
-        kept = f"select * from analytics.sentiments semi join ({said}) as said using (text_id) where scored_by = '{sentiment.VERSION}'"
+        kept += f" semi join ({said}) as said using (text_id) where scored_by = '{sentiment.VERSION}'"
     unread = work.make(
         "voice_unread",
         f"""
