@@ -452,7 +452,8 @@ TABLES = {
         "_profiles": ", ".join(f"{name} {kind}" for name, kind in _prepared().items()),
         "_pairs": (
             "left_id string, right_id string, match_weight double, match_probability double, contradiction string, "
-            "grade string, evidence array<struct<weight: double, comparison: string, level: string>>, found_by string, matched_by string"
+            "grade string, evidence array<struct<weight: double, comparison: string, level: string>>, found_by string, "
+            "matched_by string"
         ),
         "_pairs_blocking": (
             "rule string, comparisons bigint, common array<struct<value: string, key: bigint, profiles: bigint>>, "
