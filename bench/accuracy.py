@@ -16,6 +16,7 @@ import duckdb
 import numpy as np
 
 from dagster_project.lib.home import Home
+from dagster_project.lib.identity.backend import DuckDB
 from dagster_project.lib.identity.comparable import prepare
 from dagster_project.lib.identity.components import connected_components
 from dagster_project.lib.identity.groups import group
@@ -98,8 +99,8 @@ def match(connection: duckdb.DuckDBPyConnection, matching: Matching | None = Non
     """Match `records` as shipped, without a look at `person`: writes `pairs`."""
     matching = matching or Matching()
     prepare(connection, "select * exclude (person) from records", "prepared")
-    model = train(connection, "prepared", matching, datetime(2026, 6, 1, tzinfo=UTC))
-    predict(connection, "prepared", model, matching, "pairs")
+    model = train(DuckDB(connection), "prepared", matching, datetime(2026, 6, 1, tzinfo=UTC))
+    predict(DuckDB(connection), "prepared", model, matching, "pairs")
 
 
 def score(connection: duckdb.DuckDBPyConnection, pairs: str) -> tuple[float, float, float]:

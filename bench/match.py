@@ -57,6 +57,7 @@ def run(folder: Path, profiles: int, rounds: int, tell: Callable[[str], None]) -
 
 def write(folder: str, profiles: str) -> dict[str, Any]:
     """Write `profiles.parquet`, people of the sample company's kind, one in ten twice, and `keys.parquet` for plain Splink."""
+    from dagster_project.lib.identity.backend import DuckDB
     from dagster_project.lib.identity.blocking import BLOCKING, find_pairs
     from dagster_project.lib.identity.comparable import prepare
     from simulator.noise import Noise, mistype
@@ -91,7 +92,7 @@ def write(folder: str, profiles: str) -> dict[str, Any]:
     connection.execute(f"create table profiles as select {columns}", [list(each) for each in zip(*rows, strict=True)])
     connection.execute(f"copy profiles to '{folder}/profiles.parquet'")
     prepare(connection, "profiles", "prepared")
-    find_pairs(connection, "prepared", Matching().largest_block, "pairs")
+    find_pairs(DuckDB(connection), "prepared", Matching().largest_block, "pairs")
     keys = ", ".join(f"any_value(key) filter (rule = {number}) as key_{number}" for number in range(len(BLOCKING)))
     connection.execute(
         f"copy (select prepared.* exclude (given_forms), keys.* exclude (profile), prepared.rowid as id from prepared "
@@ -104,6 +105,7 @@ def write(folder: str, profiles: str) -> dict[str, Any]:
 def by_onefold(folder: str) -> dict[str, Any]:
     import splink  # noqa: F401 - nobody's imports are counted
 
+    from dagster_project.lib.identity.backend import DuckDB
     from dagster_project.lib.identity.comparable import prepare
     from dagster_project.lib.identity.match import predict, train
 
@@ -112,8 +114,8 @@ def by_onefold(folder: str) -> dict[str, Any]:
 
     def work() -> int:
         prepare(connection, "profiles", "prepared")
-        model = train(connection, "prepared", Matching(), datetime(2026, 6, 1, tzinfo=UTC))
-        return sum(rule.comparisons for rule in predict(connection, "prepared", model, Matching(), "pairs"))
+        model = train(DuckDB(connection), "prepared", Matching(), datetime(2026, 6, 1, tzinfo=UTC))
+        return sum(rule.comparisons for rule in predict(DuckDB(connection), "prepared", model, Matching(), "pairs"))
 
     seconds, comparisons = timed(work)
     (pairs,) = connection.execute("select count(*) from pairs").fetchone()

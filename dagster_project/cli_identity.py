@@ -117,12 +117,14 @@ def train(home: Home, as_json: bool) -> None:
     The first refresh with a hundred profiles trains a model by itself; train again when your data have changed in kind. It
     takes a minute for a hundred thousand profiles.
     """
+    from dagster_project.lib.identity.backend import DuckDB
     from dagster_project.lib.identity.steps import learn, model_file
 
     with home.connect("identity train", patience=30) as connection:
-        if not connection.execute("select 1 from duckdb_tables() where table_name = '_profiles'").fetchone():
+        # A view where the engine is Spark, over the same profiles.
+        if not connection.execute("select 1 from information_schema.tables where table_name = '_profiles'").fetchone():
             raise OnefoldError(f"{home.path} has no profiles yet; run `onefold refresh`")
-        model = learn(connection, home, datetime.now(UTC))
+        model = learn(DuckDB(connection), home, datetime.now(UTC))
     content = {"version": model.version, "profiles": model.profiles, "notes": list(model.notes), "file": str(model_file(home))}
     said = f"Trained on {model.profiles:,} profiles, version {model.version}; `onefold refresh` weighs all pairs by it."
     answer(as_json, content, said, *model.notes)

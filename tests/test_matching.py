@@ -11,6 +11,7 @@ import pytest
 
 from bench import accuracy
 from dagster_project.lib.errors import OnefoldError
+from dagster_project.lib.identity.backend import DuckDB
 from dagster_project.lib.identity.comparable import COLUMNS, prepare
 from dagster_project.lib.identity.groups import group
 from dagster_project.lib.identity.match import Model, predict, train
@@ -98,7 +99,7 @@ def trained() -> tuple[list[dict[str, object]], Model]:
     rows = company(600, seed=3, duplicates=0.15, slips=0.1)
     connection = duckdb.connect()
     prepare(connection, store(connection, "profiles", rows), "prepared")
-    return rows, train(connection, "prepared", MATCHING, TRAINED_AT)
+    return rows, train(DuckDB(connection), "prepared", MATCHING, TRAINED_AT)
 
 
 def grades(trained: tuple, *added: dict[str, object], matching: Matching = MATCHING) -> dict[tuple[str, str], str]:
@@ -106,7 +107,7 @@ def grades(trained: tuple, *added: dict[str, object], matching: Matching = MATCH
     rows, model = trained
     connection = duckdb.connect()
     prepare(connection, store(connection, "profiles", [*rows, *added]), "prepared")
-    predict(connection, "prepared", model, matching, "pairs")
+    predict(DuckDB(connection), "prepared", model, matching, "pairs")
     ids = [row["profile_id"] for row in added]
     found = connection.execute(
         "select left_id, right_id, grade from pairs where left_id in (select unnest($1)) and right_id in (select unnest($1))",
@@ -235,7 +236,7 @@ def test_homophones_in_other_characters_weigh_less_than_the_same_name(trained: t
     rows.append(profile("c", first_name="敬宜", **shared))
     connection = duckdb.connect()
     prepare(connection, store(connection, "profiles", rows), "prepared")
-    predict(connection, "prepared", trained[1], MATCHING, "pairs")
+    predict(DuckDB(connection), "prepared", trained[1], MATCHING, "pairs")
     weights = dict(compared(connection, "select left_id || right_id, match_weight from pairs"))
     assert weights["ab"] - 3 > weights["bc"] == weights["ac"]
 
@@ -250,8 +251,8 @@ def test_the_same_document_outweighs_a_married_name_and_a_wrong_birth_date(train
         profile("c", first_name="Otto", last_name="Weiß", birth_date=date(1971, 1, 21), **(same | {"document": "X1234568"})),
     ]
     prepare(connection, store(connection, "profiles", rows), "prepared")
-    model = train(connection, "prepared", MATCHING, TRAINED_AT)
-    predict(connection, "prepared", model, MATCHING, "pairs")
+    model = train(DuckDB(connection), "prepared", MATCHING, TRAINED_AT)
+    predict(DuckDB(connection), "prepared", model, MATCHING, "pairs")
     found = compared(connection, "select left_id, right_id from pairs where grade = 'transactional' and right_id in ('b', 'c')")
     assert found == [("a", "b")]
 
@@ -262,7 +263,7 @@ def test_accepted_pairs_of_a_company_are_right_and_nearly_all(slips: float) -> N
     connection = duckdb.connect()
     rows = company(500, seed=5, duplicates=0.1, slips=slips)
     prepare(connection, store(connection, "profiles", rows), "prepared")
-    predict(connection, "prepared", train(connection, "prepared", MATCHING, TRAINED_AT), MATCHING, "pairs")
+    predict(DuckDB(connection), "prepared", train(DuckDB(connection), "prepared", MATCHING, TRAINED_AT), MATCHING, "pairs")
     accepted = compared(connection, "select left_id, right_id from pairs where grade = 'transactional'")
     right = [pair for pair in accepted if pair[1] == f"{pair[0]}-again"]
     duplicates = sum(str(row["profile_id"]).endswith("-again") for row in rows)
@@ -278,7 +279,7 @@ def test_the_same_profiles_make_the_same_model_in_any_order(trained: tuple) -> N
     connection = duckdb.connect()
     shuffled = random.Random(1).sample(rows, len(rows))
     prepare(connection, store(connection, "profiles", shuffled), "prepared")
-    assert train(connection, "prepared", MATCHING, TRAINED_AT).version == model.version
+    assert train(DuckDB(connection), "prepared", MATCHING, TRAINED_AT).version == model.version
 
 
 def test_a_loaded_model_weighs_as_the_saved_one(trained: tuple, tmp_path: Path) -> None:
@@ -289,7 +290,7 @@ def test_a_loaded_model_weighs_as_the_saved_one(trained: tuple, tmp_path: Path) 
     connection = duckdb.connect()
     prepare(connection, store(connection, "profiles", rows), "prepared")
     for name, each in (("first", model), ("second", loaded)):
-        predict(connection, "prepared", each, MATCHING, name)
+        predict(DuckDB(connection), "prepared", each, MATCHING, name)
     assert compared(connection, "(from first except from second) union all (from second except from first)") == []
 
 
@@ -309,7 +310,7 @@ def test_too_few_profiles_are_refused() -> None:
     connection = duckdb.connect()
     prepare(connection, store(connection, "profiles", company(60, 1, 0.1, 0)), "prepared")
     with pytest.raises(OnefoldError, match="too few to learn from"):
-        train(connection, "prepared", MATCHING, TRAINED_AT)
+        train(DuckDB(connection), "prepared", MATCHING, TRAINED_AT)
 
 
 def test_profiles_without_names_are_refused() -> None:
@@ -317,14 +318,14 @@ def test_profiles_without_names_are_refused() -> None:
     store(connection, "profiles", company(150, 1, 0.1, 0))
     prepare(connection, "select profile_id, email, phone, city from profiles", "prepared")
     with pytest.raises(OnefoldError, match="next to no profile has a name"):
-        train(connection, "prepared", MATCHING, TRAINED_AT)
+        train(DuckDB(connection), "prepared", MATCHING, TRAINED_AT)
 
 
 def test_what_nobody_fills_in_is_left_out_and_said() -> None:
     connection = duckdb.connect()
     store(connection, "profiles", company(300, 1, 0.2, 0))
     prepare(connection, "select profile_id, first_name, last_name, birth_date, '' as address from profiles", "prepared")
-    model = train(connection, "prepared", MATCHING, TRAINED_AT)
+    model = train(DuckDB(connection), "prepared", MATCHING, TRAINED_AT)
     assert [comparison.name for comparison in model.comparisons] == ["given", "family", "birth_date"]
     assert "email is not compared: 0.0% of profiles have it" in model.notes
 
@@ -347,7 +348,7 @@ def test_batches_lead_to_the_same_pairs_as_all_at_once(trained: tuple) -> None:
     waiting = order[400:]
     connection = duckdb.connect()
     prepare(connection, store(connection, "profiles", current.values()), "prepared")
-    predict(connection, "prepared", model, matching, "pairs")
+    predict(DuckDB(connection), "prepared", model, matching, "pairs")
     turned = 0
     for _ in range(4):
         changed = {str(row["profile_id"]): row for row in waiting[:50]}
@@ -360,10 +361,10 @@ def test_batches_lead_to_the_same_pairs_as_all_at_once(trained: tuple) -> None:
         store(connection, "profiles", current.values())
         connection.execute("create or replace table changed as select unnest($1::varchar[]) as profile_id", [[*changed, *gone]])
         prepare(connection, "profiles", "prepared", changed="changed")
-        predict(connection, "prepared", model, matching, "pairs", changed="changed")
+        predict(DuckDB(connection), "prepared", model, matching, "pairs", changed="changed")
         turned += len(common ^ set(compared(connection, "select rule, unnest(common).key from pairs_blocking")))
         prepare(connection, "profiles", "anew")
-        predict(connection, "anew", model, matching, "all_at_once")
+        predict(DuckDB(connection), "anew", model, matching, "all_at_once")
         assert compared(connection, "(from pairs except from all_at_once) union all (from all_at_once except from pairs)") == []
         assert compared(connection, "select count(*) from pairs") == compared(connection, "select count(*) from all_at_once")
     assert turned > 10
@@ -381,7 +382,7 @@ def test_weights_stay_when_a_value_becomes_common(trained: tuple) -> None:
     for added in ([], others):
         connection = duckdb.connect()
         prepare(connection, store(connection, "profiles", [*rows, *pair, *added]), "prepared")
-        predict(connection, "prepared", model, MATCHING, "pairs")
+        predict(DuckDB(connection), "prepared", model, MATCHING, "pairs")
         weights += compared(connection, "select match_weight, evidence from pairs where left_id = 'a' and right_id = 'b'")
     assert len(weights) == 2
     assert weights[0] == weights[1]
@@ -391,7 +392,7 @@ def test_matching_leaves_nothing_behind_but_its_tables(trained: tuple) -> None:
     connection = duckdb.connect()
     prepare(connection, store(connection, "profiles", trained[0][:250]), "prepared")
     connection.execute("begin")
-    predict(connection, "prepared", train(connection, "prepared", MATCHING, TRAINED_AT), MATCHING, "pairs")
+    predict(DuckDB(connection), "prepared", train(DuckDB(connection), "prepared", MATCHING, TRAINED_AT), MATCHING, "pairs")
     connection.execute("commit")
     tables = compared(
         connection, "select table_name from duckdb_tables() union select view_name from duckdb_views() where not internal"
@@ -403,9 +404,9 @@ def test_another_model_or_setting_makes_all_pairs_anew(trained: tuple) -> None:
     rows, model = trained
     connection = duckdb.connect()
     prepare(connection, store(connection, "profiles", rows), "prepared")
-    predict(connection, "prepared", model, MATCHING, "pairs")
+    predict(DuckDB(connection), "prepared", model, MATCHING, "pairs")
     connection.execute("create table changed as select 'P0000001' as profile_id")
-    predict(connection, "prepared", model, Matching(review=0.3), "pairs", changed="changed")
+    predict(DuckDB(connection), "prepared", model, Matching(review=0.3), "pairs", changed="changed")
     assert compared(connection, "select min(match_probability) >= 0.3, count(*) > 50 from pairs") == [(True, True)]
 
 
@@ -416,16 +417,16 @@ def test_values_too_common_are_left_out_and_reported(trained: tuple) -> None:
     crowd += [profile("y1", first_name="Buanna", phone="+8610000000")]
     connection = duckdb.connect()
     prepare(connection, store(connection, "profiles", rows), "prepared")
-    before = {each.rule: each for each in predict(connection, "prepared", model, MATCHING, "pairs")}
+    before = {each.rule: each for each in predict(DuckDB(connection), "prepared", model, MATCHING, "pairs")}
     prepare(connection, store(connection, "profiles", [*rows, *crowd]), "prepared")
-    blocked = {each.rule: each for each in predict(connection, "prepared", model, MATCHING, "pairs")}
+    blocked = {each.rule: each for each in predict(DuckDB(connection), "prepared", model, MATCHING, "pairs")}
     most = (len(rows) + len(crowd)) * (MATCHING.largest_block - 1) / 2
     assert all(each.comparisons <= most for each in blocked.values())
     assert blocked["phone"].left_out == ()  # with the given name they are few enough
     assert blocked["phone"].comparisons == before["phone"].comparisons + 1
     nameless = [profile(f"z{n:03d}", phone="+8610000000") for n in range(230)]
     prepare(connection, store(connection, "profiles", [*rows, *nameless]), "prepared")
-    blocked = {each.rule: each for each in predict(connection, "prepared", model, MATCHING, "pairs")}
+    blocked = {each.rule: each for each in predict(DuckDB(connection), "prepared", model, MATCHING, "pairs")}
     assert blocked["phone"].left_out == (("+8610000000", 230),)
 
 

@@ -209,9 +209,7 @@ def duckdb_functions() -> frozenset[str]:
 
 
 def _engine_problems(manifest: Any) -> Iterator[Problem]:
-    """One dispatched macro a file, with both forms; and no form outside of the folder. Of dbt's own macros a file has the forms that
-    are other than dbt's.
-    """
+    """One dispatched macro a file, with both forms, and no form outside of the folder; of dbt's own macros what differs."""
     of_dbt = {macro.name for macro in manifest.macros.values() if macro.package_name == "dbt"}
     macros: dict[str, set[str]] = {str(file.relative_to(dbt.PROJECT)): set() for file in ENGINE.glob("**/*.sql")}
     for macro in manifest.macros.values():

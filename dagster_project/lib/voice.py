@@ -12,7 +12,7 @@ log = logging.getLogger("onefold")
 
 _BATCH = 5_000  # texts; what a killed run has done is kept in steps of so many
 _SCORER = Sentiment()  # its models stay loaded in the continuous mode
-_TABLES = """
+TABLES = """
 create table if not exists analytics.sentiments (
     text_id varchar not null,
     language varchar,
@@ -33,7 +33,7 @@ def score(connection: duckdb.DuckDBPyConnection, home: Home, query: str, seq: in
             says any more, or an older way has scored, is dropped.
     """
     with transaction(connection):
-        connection.execute(_TABLES)
+        connection.execute(TABLES)
         (done,) = connection.execute("select coalesce(max(seq), -1) from analytics._scored").fetchone()
         connection.execute(
             f"""

@@ -80,11 +80,14 @@ expected as (
             when not measured.is_share then measured.own_half_width
             when centre.samples >= 5 then greatest(
                 3.5 * 1.4826 * spread.deviation,
-                3.5 * sqrt(
-                    (centre.usual * measured.denominator + 2) / (measured.denominator + 4)
-                    * (1 - (centre.usual * measured.denominator + 2) / (measured.denominator + 4))
-                    / measured.denominator
-                ),
+                case
+                    when measured.denominator = 0 then 1  -- nothing can be said of a share of nothing
+                    else 3.5 * sqrt(
+                        (centre.usual * measured.denominator + 2) / (measured.denominator + 4)
+                        * (1 - (centre.usual * measured.denominator + 2) / (measured.denominator + 4))
+                        / measured.denominator
+                    )
+                end,
                 0.02
             )
         end as half_width

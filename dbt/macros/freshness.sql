@@ -124,5 +124,5 @@ recent_days as (
 {%- endmacro %}
 
 {% macro hours_between(earlier, later) -%}
-    ({{ epoch_micros(later) }} - {{ epoch_micros(earlier) }}) / 3600000000.0
+    ({{ epoch_micros(later) }} - {{ epoch_micros(earlier) }}) / cast(3600000000 as double)
 {%- endmacro %}

@@ -6,7 +6,7 @@ import numpy as np
 from dagster_project.lib.identity.components import connected_components
 from dagster_project.lib.identity.rules import Matching
 
-_LARGEST_GROUP = 2_000  # profiles
+LARGEST = 2_000  # profiles
 
 
 def group(connection: duckdb.DuckDBPyConnection, pairs: str, matching: Matching, grade: str, groups: str) -> int:
@@ -17,19 +17,12 @@ def group(connection: duckdb.DuckDBPyConnection, pairs: str, matching: Matching,
     person than not (average linkage; a pair that was not kept counts as impossible, and so does a contradicted one below
     advertising). `group_id` is the smallest profile id.
     """
-    grades = list(matching.thresholds)
-    wanted = ", ".join(f"'{name}'" for name in grades[: grades.index(grade) + 1])
-    kept = (
-        "match_probability" if grade == "advertising" else "case when contradiction is null then match_probability else 0 end"
-    )
-    rows = connection.execute(
-        f"select left_id, right_id, {kept} as likely, grade in ({wanted}) as is_wanted from {pairs} order by 1, 2"
-    ).fetchnumpy()
+    rows = connection.execute(f"{weighed(pairs, matching, grade)} order by 1, 2").fetchnumpy()
     names, ends = np.unique(np.concatenate([rows["left_id"], rows["right_id"]]).astype(str), return_inverse=True)
     left, right = ends[: len(ends) // 2], ends[len(ends) // 2 :]
     wanted_rows = rows["is_wanted"].astype(bool)
     component = connected_components(len(names), left[wanted_rows], right[wanted_rows])
-    labels = _linked(component, left, right, np.asarray(rows["likely"], dtype=float))
+    labels = linked(component, left, right, np.asarray(rows["likely"], dtype=float))
     connection.execute(
         "create or replace temp table _labels as select unnest($1::varchar[]) as profile_id, unnest($2::bigint[]) as label",
         [names.tolist(), labels.tolist()],
@@ -43,8 +36,27 @@ def group(connection: duckdb.DuckDBPyConnection, pairs: str, matching: Matching,
     return connection.execute(f"select count(distinct group_id) from {groups}").fetchone()[0]
 
 
-def _linked(component: np.ndarray, left: np.ndarray, right: np.ndarray, likely: np.ndarray) -> np.ndarray:
-    """Groups by average linkage within components: an array of group numbers."""
+def weighed(pairs: str, matching: Matching, grade: str) -> str:
+    """SELECT of pairs with how likely each counts at a grade, and whether it is wanted: likely enough to join components."""
+    grades = list(matching.thresholds)
+    wanted = ", ".join(f"'{name}'" for name in grades[: grades.index(grade) + 1])
+    kept = (
+        "match_probability" if grade == "advertising" else "case when contradiction is null then match_probability else 0 end"
+    )
+    return f"select left_id, right_id, {kept} as likely, grade in ({wanted}) as is_wanted from {pairs}"
+
+
+def linked(component: np.ndarray, left: np.ndarray, right: np.ndarray, likely: np.ndarray) -> np.ndarray:
+    """Groups by average linkage within components.
+
+    Args:
+        component: of each member its component, from 0 on.
+        left, right: the members of each pair.
+        likely: the probability of each pair.
+
+    Returns:
+        Of each member the number of its group. Members of one component are looked at in their order.
+    """
     from scipy.cluster.hierarchy import average, fcluster
     from scipy.spatial.distance import squareform
 
@@ -57,7 +69,7 @@ def _linked(component: np.ndarray, left: np.ndarray, right: np.ndarray, likely: 
     starts = np.searchsorted(component[left], np.arange(len(sizes) + 1))
     following = len(sizes)
     for number in np.flatnonzero(sizes > 2):
-        if sizes[number] > _LARGEST_GROUP:  # nobody has so many profiles: none of its pairs is to be trusted
+        if sizes[number] > LARGEST:  # nobody has so many profiles: none of its pairs is to be trusted
             labels[members[number]] = following + np.arange(sizes[number])
             following += sizes[number]
             continue

@@ -1,4 +1,8 @@
-"""What of two profiles is compared, and the degrees of likeness that are told apart."""
+"""What of two profiles is compared, and the degrees of likeness that are told apart.
+
+Conditions are Splink's, in words that mean the same on all engines, and with DuckDB's functions jaro_winkler_similarity,
+damerau_levenshtein, hamming and list_has_any, which another engine's backend has to give it.
+"""
 
 from dataclasses import dataclass
 
@@ -94,7 +98,7 @@ COMPARISONS = (
             ),
             Level(
                 "part of the given name",
-                "(least(length(given_l), length(given_r)) = 1 and given_l[1] = given_r[1]) "
+                "(least(length(given_l), length(given_r)) = 1 and substring(given_l, 1, 1) = substring(given_r, 1, 1)) "
                 f"or contains(given_characters_l, given_characters_r) or contains(given_characters_r, given_characters_l) "
                 f"or ({_typed('given', 0.8)})",
                 0.04,
@@ -125,8 +129,9 @@ COMPARISONS = (
             Level(
                 "birth date with one slip",
                 "(hamming(birth_date_l, birth_date_r) <= 2 and damerau_levenshtein(birth_date_l, birth_date_r) <= 1) "
-                "or (birth_date_l[1:4] = birth_date_r[1:4] "
-                "and birth_date_l[5:6] = birth_date_r[7:8] and birth_date_l[7:8] = birth_date_r[5:6])",
+                "or (substring(birth_date_l, 1, 4) = substring(birth_date_r, 1, 4) "
+                "and substring(birth_date_l, 5, 2) = substring(birth_date_r, 7, 2) "
+                "and substring(birth_date_l, 7, 2) = substring(birth_date_r, 5, 2))",
                 0.09,
             ),
             Level("birth date with two slips", "hamming(birth_date_l, birth_date_r) <= 2", 0.03),

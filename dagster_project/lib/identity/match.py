@@ -8,18 +8,16 @@ two given names or birth dates that contradict each other, however much else a h
 
 import hashlib
 import json
-import logging
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 
 from dagster_project.lib.errors import OnefoldError
+from dagster_project.lib.identity.backend import Backend
 from dagster_project.lib.identity.blocking import BLOCKING, Blocked, find_pairs, keep_blocking
-from dagster_project.lib.identity.components import connected_components
 from dagster_project.lib.identity.likeness import COMPARISONS, Comparison
 from dagster_project.lib.identity.rules import Matching
 
@@ -91,7 +89,7 @@ class Model:
         return model
 
 
-def train(connection: duckdb.DuckDBPyConnection, prepared: str, matching: Matching, trained_at: datetime) -> Model:
+def train(backend: Backend, prepared: str, matching: Matching, trained_at: datetime) -> Model:
     """Learn a model from profiles that `comparable.prepare` wrote, without any truth; the same profiles give the same model.
 
     How often two people agree by chance, and how common each value is, is learnt from one profile of each person whom the
@@ -104,26 +102,23 @@ def train(connection: duckdb.DuckDBPyConnection, prepared: str, matching: Matchi
     Raises:
         OnefoldError: fewer than FEWEST_PROFILES profiles, or next to none has a name.
     """
-    (count,) = connection.execute(f"select count(*) from {prepared}").fetchone()
+    (count,) = backend.row(f"select count(*) from {prepared}")
     if count < FEWEST_PROFILES:
         raise OnefoldError(
             f"matching: {count} profiles are too few to learn from, it takes {FEWEST_PROFILES}; switch matching off in "
             "identity.yaml, or bring in more records that describe people"
         )
-    used, notes = _filled(connection, prepared)
+    used, notes = _filled(backend, prepared)
     if not {"given", "family"} & {comparison.name for comparison in used}:
         raise OnefoldError(
             "matching: next to no profile has a name, without which nothing tells the members of a household apart; map the "
             "name columns of your sources, or switch matching off in identity.yaml"
         )
     # Splink samples by a hash of the id, which therefore must not depend on the order of the rows.
-    connection.execute(
-        f"create or replace temp table _all as select row_number() over (order by profile_id) as id, * from {prepared}"
-    )
-    plain_pairs = _find_people(connection)
-    settings = _learn_chance(connection, used, matching.seed, plain_pairs / _pairs_of(count))
-    settings.pop("linker_uid", None)  # drawn anew each time
-    shares, pairs = _learn_agreement(connection, used, settings, plain_pairs, notes)
+    backend.number("_all", prepared, by="profile_id")
+    plain_pairs = _find_people(backend)
+    settings = _learn_chance(backend, used, matching.seed, plain_pairs / _pairs_of(count))
+    shares, pairs = _learn_agreement(backend, used, settings, plain_pairs, notes)
     settings["probability_two_random_records_match"] = _rounded(min(pairs / _pairs_of(count), 0.5))
     for comparison, learnt in zip(used, settings["comparisons"], strict=True):
         for level, parameters in zip(comparison.levels, learnt["comparison_levels"][1:], strict=True):
@@ -131,26 +126,20 @@ def train(connection: duckdb.DuckDBPyConnection, prepared: str, matching: Matchi
             parameters["m_probability"] = parameters["u_probability"] if level.says_nothing else _rounded(mixed)
             if level.by_frequency:
                 parameters |= {"tf_adjustment_column": level.by_frequency, "disable_tf_exact_match_detection": True}
-    frequencies, rarest = _frequencies(connection, used)
-    for table in ("_all", "_people"):
-        connection.execute(f"drop table {table}")
-    _tidy(connection)
+    frequencies, rarest = _frequencies(backend, used)
+    backend.drop("_all", "_people")
+    backend.tidy()
     return Model(settings, frequencies, rarest, count, trained_at, tuple(notes))
 
 
 def predict(
-    connection: duckdb.DuckDBPyConnection,
-    prepared: str,
-    model: Model,
-    matching: Matching,
-    pairs: str,
-    changed: str | None = None,
+    backend: Backend, prepared: str, model: Model, matching: Matching, pairs: str, changed: str | None = None
 ) -> list[Blocked]:
     """Write the pairs of profiles that may be one person, from the review floor upwards; how each rule of BLOCKING did.
 
     Args:
         prepared: a table that `comparable.prepare` wrote.
-        pairs: the table to write, one row a pair: `left_id` < `right_id`, `match_weight` (log2 of the odds),
+        pairs: the table to keep, one row a pair: `left_id` < `right_id`, `match_weight` (log2 of the odds),
             `match_probability`, `grade` (transactional, lifecycle, advertising or near_miss), `contradiction` (the level that
             forbids more than advertising, else null), `evidence` (weight, comparison and level, the heaviest first),
             `found_by` (rule of BLOCKING), `matched_by` (version of model and settings). Beside it `<pairs>_blocking` keeps
@@ -162,33 +151,27 @@ def predict(
     An agreement weighs what it did when the model was trained, however common a value has become since.
     """
     matched_by = _signature(model, matching)
-    if changed and not are_pairs_of(connection, pairs, model, matching):
+    if changed and not are_pairs_of(backend, pairs, model, matching):
         changed = None
-    find_pairs(connection, prepared, matching.largest_block, pairs, changed)
-    found = _score(connection, prepared, model, matching)
-    rows = _as_told(prepared, found, model, matching, matched_by)
+    find_pairs(backend, prepared, matching.largest_block, pairs, changed)
+    found = _score(backend, prepared, model, matching)
+    rows = _as_told(backend, prepared, found, model, matching, matched_by)
     if changed:
-        connection.execute(
-            f"delete from {pairs} where left_id in (select profile_id from _touched) "
-            "or right_id in (select profile_id from _touched)"
-        )
-        connection.execute(f"insert into {pairs} {rows}")
+        touched = [f"exists (select 1 from _touched where profile_id = {pairs}.{end})" for end in ("left_id", "right_id")]
+        backend.exchange(pairs, rows, gone=" or ".join(touched))
     else:
-        connection.execute(f"create or replace table {pairs} as {rows}")
-    blocked = keep_blocking(connection, pairs, matched_by)
-    for table in ("_pairs", "_compared", *(["_touched"] if changed else [])):
-        connection.execute(f"drop table {table}")
-    _tidy(connection)
+        backend.replace(pairs, rows)
+    blocked = keep_blocking(backend, pairs, matched_by)
+    backend.drop("_pairs", "_compared", "_touched")
+    backend.tidy()
     return blocked
 
 
-def are_pairs_of(connection: duckdb.DuckDBPyConnection, pairs: str, model: Model, matching: Matching) -> bool:
+def are_pairs_of(backend: Backend, pairs: str, model: Model, matching: Matching) -> bool:
     """Whether a table of pairs is there, and was made by this model and these settings."""
-    try:
-        made_by = connection.execute(f"select distinct matched_by from {pairs}_blocking").fetchall()
-    except duckdb.CatalogException:
+    if not backend.is_there(f"{pairs}_blocking"):
         return False
-    return made_by == [(_signature(model, matching),)]
+    return backend.rows(f"select distinct matched_by from {pairs}_blocking") == [(_signature(model, matching),)]
 
 
 def _signature(model: Model, matching: Matching) -> str:
@@ -208,13 +191,16 @@ def _pairs_of(count: int) -> float:
     return count * (count - 1) / 2
 
 
-def _filled(connection: duckdb.DuckDBPyConnection, prepared: str) -> tuple[list[Comparison], list[str]]:
+def _filled(backend: Backend, prepared: str) -> tuple[list[Comparison], list[str]]:
     """The comparisons whose columns have values, and words on the others."""
-    used, notes = [], []
+    columns = []
     for comparison in COMPARISONS:
         known = " or ".join(f"{column} is not null" for column in comparison.columns)
         varied = " or ".join(f"count(distinct {column}) > 1" for column in comparison.columns)
-        share, is_varied = connection.execute(f"select avg(({known})::int), {varied} from {prepared}").fetchone()
+        columns += [f"avg(case when {known} then 1.0::double else 0.0::double end)", varied]
+    found = backend.row(f"select {', '.join(columns)} from {prepared}")
+    used, notes = [], []
+    for comparison, share, is_varied in zip(COMPARISONS, found[::2], found[1::2], strict=True):
         if share >= _FEWEST_FILLED and is_varied:
             used.append(comparison)
         else:
@@ -222,33 +208,33 @@ def _filled(connection: duckdb.DuckDBPyConnection, prepared: str) -> tuple[list[
     return used, notes
 
 
-def _find_people(connection: duckdb.DuckDBPyConnection) -> int:
+def _find_people(backend: Backend) -> int:
     """Write `_people`, one row of `_all` for each person whom the plain rules see; the number of pairs they see."""
     links = " union all ".join(
-        f"select id - 1 as l, min(id) over (partition by {', '.join(rule)}) - 1 as r from _all where {_all_known(rule)}"
+        f"select id as one, min(id) over (partition by {', '.join(rule)}) as other from _all where {_all_known(rule)}"
         for rule in _PLAIN_RULES
     )
-    (count,) = connection.execute("select count(*) from _all").fetchone()
-    found = connection.execute(f"select l, r from ({links}) where l <> r").fetchnumpy()
-    people = connected_components(count, found["l"].astype(np.int64), found["r"].astype(np.int64))
-    firsts = np.unique(people, return_index=True)[1] + 1
-    connection.execute(
-        "create or replace temp table _people as select * from _all where id in (select unnest($1::bigint[]))",
-        [firsts.tolist()],
+    backend.connect("_labels", "_all", f"select one, other from ({links}) as links where one <> other")
+    backend.make("_people", "select * from _all where id in (select label from _labels)")
+    (pairs,) = backend.row(
+        "select coalesce(sum(n * (n - 1) / 2), 0) from (select count(*) as n from _labels group by label) as people"
     )
-    return int(_pairs_of(np.bincount(people)).sum())
+    backend.drop("_labels")
+    return int(pairs)
 
 
 def _all_known(columns: tuple[str, ...]) -> str:
     return " and ".join(f"{column} is not null" for column in columns)
 
 
-def _learn_chance(connection: duckdb.DuckDBPyConnection, used: list[Comparison], seed: int, share: float) -> dict[str, Any]:
+def _learn_chance(backend: Backend, used: list[Comparison], seed: int, share: float) -> dict[str, Any]:
     """Splink's settings, with how often two people agree at each level; the rest as expected."""
-    linker = _linker(connection, "_people", _settings(used, min(max(share, 1e-9), 0.5)))
+    linker = backend.linker("_people", _settings(used, min(max(share, 1e-9), 0.5)))
     linker.training.estimate_u_using_random_sampling(_CHANCE_PAIRS, seed=seed, min_count_per_level=None, num_chunks=1)
     settings = linker.misc.save_model_to_json()
-    (people,) = connection.execute("select count(*) from _people").fetchone()
+    settings.pop("linker_uid", None)  # drawn anew each time
+    settings["sql_dialect"] = "duckdb"  # whose functions the conditions name, whichever engine has learnt
+    (people,) = backend.row("select count(*) from _people")
     least = 1 / min(_CHANCE_PAIRS, _pairs_of(people))  # what was never seen is not impossible
     for comparison, learnt in zip(used, settings["comparisons"], strict=True):
         for level, parameters in zip(comparison.levels, learnt["comparison_levels"][1:], strict=True):
@@ -259,19 +245,21 @@ def _learn_chance(connection: duckdb.DuckDBPyConnection, used: list[Comparison],
 
 
 def _learn_agreement(
-    connection: duckdb.DuckDBPyConnection, used: list[Comparison], settings: dict[str, Any], plain_pairs: int, notes: list[str]
+    backend: Backend, used: list[Comparison], settings: dict[str, Any], plain_pairs: int, notes: list[str]
 ) -> tuple[dict[tuple[str, str], float], float]:
     """The share of true pairs at each level (comparison, label), and how many true pairs there are."""
     true_pairs: dict[tuple[str, ...], float] = {}
     learnt: dict[tuple[str, str], list[float]] = {}
-    for columns in _PASSES:
-        (found,) = connection.execute(
-            "select coalesce(sum(n * (n - 1) / 2), 0) "
-            f"from (select count(*) as n from _all where {_all_known(columns)} group by {', '.join(columns)})"
-        ).fetchone()
+    counts = " union all ".join(
+        f"select {number} as pass, coalesce(sum(n * (n - 1) / 2), 0) as pairs "
+        f"from (select count(*) as n from _all where {_all_known(columns)} group by {', '.join(columns)}) as agreeing"
+        for number, columns in enumerate(_PASSES)
+    )
+    for number, found in sorted(backend.rows(counts)):
+        columns = _PASSES[number]
         if found < _FEWEST_PAIRS:
             continue
-        shares, true_share = _learn_from(connection, used, settings, columns, found)
+        shares, true_share = _learn_from(backend, used, settings, columns, found)
         if not shares:
             notes.append(f"nothing could be learnt from profiles that agree in {' and '.join(columns)}")
             continue
@@ -279,17 +267,18 @@ def _learn_agreement(
         for level, share in shares.items():
             learnt.setdefault(level, []).append(share)
     shares = {level: float(np.median(each)) for level, each in learnt.items()}
-    agreement, filled = {}, {}
     for comparison in used:
         if (comparison.name, comparison.levels[0].label) not in shares:
             notes.append(f"{comparison.name} weighs as expected, since nothing could be learnt about it")
             shares |= {(comparison.name, level.label): level.likely for level in comparison.levels}
-        first = comparison.levels[0]
-        agreement[first.by_frequency] = shares[comparison.name, first.label]
-        if first.by_frequency:
-            (filled[first.by_frequency],) = connection.execute(
-                f"select count({first.by_frequency}) / count(*) from _all"
-            ).fetchone()
+    # By column, how often true pairs agree in it, and how many profiles have it.
+    agreement = {
+        comparison.levels[0].by_frequency: shares[comparison.name, comparison.levels[0].label]
+        for comparison in used
+        if comparison.levels[0].by_frequency
+    }
+    shown = ", ".join(f"count({column}) / count(*)" for column in agreement)
+    filled = dict(zip(agreement, backend.row(f"select {shown} from _all"), strict=True))
     estimates = [
         pairs / np.prod([agreement[column] * filled[column] ** 2 for column in columns])
         for columns, pairs in true_pairs.items()
@@ -300,7 +289,7 @@ def _learn_agreement(
 
 
 def _learn_from(
-    connection: duckdb.DuckDBPyConnection,
+    backend: Backend,
     used: list[Comparison],
     settings: dict[str, Any],
     columns: tuple[str, ...],
@@ -310,7 +299,7 @@ def _learn_from(
     from splink import block_on
 
     columns = ("postal_code", "city") if columns == ("place",) else columns
-    linker = _linker(connection, "_all", settings)
+    linker = backend.linker("_all", settings)
     try:
         session = linker.training.estimate_parameters_using_expectation_maximisation(
             block_on(*columns),
@@ -352,73 +341,50 @@ def _settings(used: list[Comparison], share: float) -> dict[str, Any]:
     }
 
 
-def _linker(connection: duckdb.DuckDBPyConnection, table: str, settings: dict[str, Any]) -> Any:
-    from splink import DuckDBAPI, Linker
-
-    class InTemporaryTables(DuckDBAPI):
-        """Keeps Splink's tables beside the warehouse, not in it."""
-
-        def _setup_for_execute_sql(self, sql: str, physical_name: str) -> str:
-            return super()._setup_for_execute_sql(sql, physical_name).replace("CREATE TABLE", "CREATE TEMP TABLE", 1)
-
-    return Linker(
-        InTemporaryTables(connection=connection).register(table), settings, log_level=logging.ERROR, validate_settings=False
-    )
-
-
-def _tidy(connection: duckdb.DuckDBPyConnection) -> None:
-    """Drop what Splink leaves behind, which would grow in a process that stays warm."""
-    left = "select table_name from duckdb_tables() where temporary and starts_with(table_name, '__splink__')"
-    for (table,) in connection.execute(left).fetchall():
-        connection.execute(f"drop table temp.{table}")
-
-
-def _frequencies(
-    connection: duckdb.DuckDBPyConnection, used: list[Comparison]
-) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+def _frequencies(backend: Backend, used: list[Comparison]) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
     """The share of people who have a value, for each that several have; and for the others."""
-    columns = {level.by_frequency for comparison in used for level in comparison.levels if level.by_frequency}
+    columns = sorted({level.by_frequency for comparison in used for level in comparison.levels if level.by_frequency})
+    filled = backend.row(f"select {', '.join(f'count({column})' for column in columns)} from _people")
     frequencies, rarest = {}, {}
-    for column in sorted(columns):
-        (filled,) = connection.execute(f"select count({column}) from _people").fetchone()
-        common = connection.execute(
+    for column, people in zip(columns, filled, strict=True):
+        common = backend.rows(
             f"select {column}, count(*) from _people where {column} is not null group by 1 having count(*) > 1"
-        ).fetchall()
-        frequencies[column] = {value: _rounded(times / filled) for value, times in sorted(common)}
-        rarest[column] = _rounded(1 / max(filled, 1))
+        )
+        frequencies[column] = {value: _rounded(times / people) for value, times in sorted(common)}
+        rarest[column] = _rounded(1 / max(people, 1))
     return frequencies, rarest
 
 
-def _score(connection: duckdb.DuckDBPyConnection, prepared: str, model: Model, matching: Matching) -> str:
+def _score(backend: Backend, prepared: str, model: Model, matching: Matching) -> str:
     """Weigh `_pairs`; the table that Splink wrote."""
     joins, shares = "", ""
     for column, common in model.frequencies.items():
-        connection.execute(
-            f"create or replace temp table _share_{column} as "
-            f"select unnest($1::varchar[]) as {column}, unnest($2::double[]) as tf_{column}",
-            [list(common), list(common.values())],
+        backend.values(
+            f"_share_{column}", {column: ("string", list(common)), f"tf_{column}": ("double", list(common.values()))}
         )
-        joins += f" left join _share_{column} using ({column})"
-        shares += f", case when {column} is not null then coalesce(tf_{column}, {model.rarest[column]}) end as tf_{column}"
-    connection.execute(
+        joins += f" left join _share_{column} on _share_{column}.{column} = profiles.{column}"
+        known = f"coalesce(_share_{column}.tf_{column}, {model.rarest[column]}::double)"
+        shares += f", case when profiles.{column} is not null then {known} end as tf_{column}"
+    backend.make(
+        "_compared",
         f"""
-        create or replace temp table _compared as
-        with ends as (select join_key_l from _pairs union select join_key_r from _pairs)
-        select profiles.*{shares} from (select rowid as id, * from {prepared} where rowid in (from ends)) as profiles {joins}
-        """
+        with ends as (select join_key_l as id from _pairs union select join_key_r from _pairs)
+        select profiles.*{shares}
+        from (select {backend.profile} as id, * from {prepared} where {backend.profile} in (select id from ends)) as profiles
+        {joins}
+        """,
     )
-    linker = _linker(connection, "_compared", model.settings)
+    linker = backend.linker("_compared", model.settings)
     tables = linker.table_management
     for column in model.frequencies:  # unused, as the shares are in the table; else Splink would count the values anew
         tables.register_term_frequency_lookup(linker._db_api.register(f"_share_{column}"), column)
     tables.register_blocked_pairs_for_predict(linker._db_api.register("_pairs"))
     found = linker.inference.predict(threshold_match_probability=matching.review, warning_mode="never")
-    for column in model.frequencies:
-        connection.execute(f"drop table _share_{column}")
+    backend.drop(*(f"_share_{column}" for column in model.frequencies))
     return found.physical_name
 
 
-def _as_told(prepared: str, found: str, model: Model, matching: Matching, matched_by: str) -> str:
+def _as_told(backend: Backend, prepared: str, found: str, model: Model, matching: Matching, matched_by: str) -> str:
     """The query of the table of pairs."""
     evidence, contradictions = [], []
     for comparison in model.comparisons:
@@ -429,9 +395,7 @@ def _as_told(prepared: str, found: str, model: Model, matching: Matching, matche
         weight = f"mw_{comparison.name}" + (
             f" + mw_tf_adj_{comparison.name}" if any(level.by_frequency for level in comparison.levels) else ""
         )
-        evidence.append(
-            f"{{weight: round({weight}, 2), comparison: '{comparison.name}', level: case gamma_{comparison.name} {labels} end}}"
-        )
+        evidence.append((f"round({weight}, 2)", f"'{comparison.name}'", f"case gamma_{comparison.name} {labels} end"))
         for number, level in zip(numbers, comparison.levels, strict=True):
             if level.identifies:
                 contradictions.insert(0, f"when gamma_{comparison.name} = {number} then null")
@@ -450,10 +414,10 @@ def _as_told(prepared: str, found: str, model: Model, matching: Matching, matche
             match_probability,
             case {" ".join(contradictions)} end as contradiction,
             case {grades} else 'near_miss' end as grade,
-            list_reverse_sort(list_filter([{", ".join(evidence)}], lambda each: each.level is not null)) as evidence,
+            {backend.heaviest(evidence)} as evidence,
             case match_key::int {rules} end as found_by,
-            '{matched_by}' as matched_by,
+            '{matched_by}' as matched_by
         from {found} as found
-        join {prepared} as one on one.rowid = found.id_l
-        join {prepared} as other on other.rowid = found.id_r
+        join {prepared} as one on one.{backend.profile} = found.id_l
+        join {prepared} as other on other.{backend.profile} = found.id_r
     """

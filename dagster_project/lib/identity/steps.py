@@ -1,6 +1,7 @@
 """The steps of identity that keep state, as dbt's models call them; each commits by itself and may run again."""
 
 import logging
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +15,12 @@ from dagster_project.lib.identity.rules import Rules
 from dagster_project.lib.state import State
 
 if TYPE_CHECKING:
+    from dagster_project.lib.identity.backend import Backend
     from dagster_project.lib.identity.match import Model
 
 log = logging.getLogger("onefold")
 
-_TABLES = """
+TABLES = """
 create table if not exists identity.matches (
     match_id varchar not null,
     left_record varchar not null,
@@ -39,6 +41,7 @@ create table if not exists identity.matches (
 );
 create table if not exists identity._matched (seq bigint not null);
 create table if not exists identity._widened (seq bigint not null);
+create table if not exists identity.groups (grade varchar, customer_id varchar, group_id varchar);
 """
 
 
@@ -60,43 +63,85 @@ def match(connection: duckdb.DuckDBPyConnection, home: Home, query: str, seq: in
 
     A home's first model is learnt as soon as there are profiles enough, and kept until somebody trains another.
     """
-    from dagster_project.lib.identity.comparable import prepare
-    from dagster_project.lib.identity.match import Model, are_pairs_of, predict
+    from dagster_project.lib.identity.backend import DuckDB
 
-    matching = Rules.of(home).matching
     connection = getattr(connection, "_cursor", connection)  # Splink does not take dbt's wrapper of it
+    backend = DuckDB(connection)
     with transaction(connection):
-        connection.execute(_TABLES)
-        if not matching.enabled:
+        connection.execute(TABLES)
+        if not Rules.of(home).matching.enabled:
             connection.execute(
                 "create or replace temp table found as select * exclude (_is_revision, _seq) from identity.matches limit 0"
             )
             _keep(connection, seq)
             connection.execute("delete from identity._matched")
             return
-        (done,) = connection.execute("select coalesce(max(seq), -1) from identity._matched").fetchone()
-        first, last = connection.execute(f"select min(_seq), max(_seq) from ({query})").fetchone()
-        model = Model.load(model_file(home)) if model_file(home).exists() else None
-        is_whole = done < 0 or first is None or first > done  # never matched, or built anew since
-        is_settled = model is None or are_pairs_of(connection, "identity._pairs", model, matching)
-        if not is_whole and last <= done and is_settled:
+        profiles = what_changed(backend, home, query)
+        if not profiles.has_any:
             return
-        changed = None if is_whole else f"select profile_id from ({query}) where _seq > {done}"
-        prepare(connection, f"select * from ({query}) where is_current", "identity._profiles", changed)
-        if model is None:
-            try:
-                model = learn(connection, home, as_of)
-            except OnefoldError as error:  # too few to learn from, as yet
-                log.info("%s", error)
-        if model is not None:
-            predict(connection, "identity._profiles", model, matching, "identity._pairs", changed)
-            connection.execute(f"create or replace temp table found as {_pairs(query)}")
+        if found := compare(backend, home, query, profiles.changed, as_of):
+            connection.execute(f"create or replace temp table found as {found}")
             _keep(connection, seq)
         connection.execute("delete from identity._matched")
         connection.execute("insert into identity._matched values (?)", [seq])
 
 
-def learn(connection: duckdb.DuckDBPyConnection, home: Home, as_of: datetime) -> "Model":
+@dataclass(frozen=True)
+class Changed:
+    """What there is to match: `changed` is a query of the profiles that are other than before, None where all are."""
+
+    has_any: bool
+    changed: str | None
+
+
+def what_changed(backend: "Backend", home: Home, query: str) -> Changed:
+    """What of the profiles of a query was not matched yet, or was by another model or other settings."""
+    from dagster_project.lib.identity.match import Model, are_pairs_of
+
+    done, first, last = backend.row(
+        "select coalesce((select max(seq) from identity._matched), -1) as done, min(_seq) as first, max(_seq) as last "
+        f"from ({query}) as profiles"
+    )
+    if done < 0 or first is None or first > done:  # never matched, or built anew since
+        return Changed(True, None)
+    model = Model.load(model_file(home)) if model_file(home).exists() else None
+    is_settled = model is None or are_pairs_of(backend, "identity._pairs", model, Rules.of(home).matching)
+    changed = f"select profile_id from ({query}) as profiles where _seq > {done}"
+    return Changed(last > done or not is_settled, changed)
+
+
+def compare(backend: "Backend", home: Home, query: str, changed: str | None, as_of: datetime) -> str | None:
+    """Bring `identity._profiles` and `identity._pairs` up to the profiles of a query; the query of what `matches` has now.
+
+    Returns:
+        None where there is no model, as there are too few profiles to learn one from.
+    """
+    from dagster_project.lib.identity.match import Model, predict
+
+    backend.prepare(f"select * from ({query}) as profiles where is_current", "identity._profiles", changed)
+    if model_file(home).exists():
+        model = Model.load(model_file(home))
+    else:
+        try:
+            model = learn(backend, home, as_of)
+        except OnefoldError as error:  # too few to learn from, as yet
+            log.info("%s", error)
+            return None
+    prepared = backend.kept("identity._profiles")
+    predict(backend, prepared, model, Rules.of(home).matching, "identity._pairs", changed)
+    return f"""
+        select
+            md5(concat_ws('|', pairs.left_id, pairs.right_id)) as match_id, pairs.left_id as left_record,
+            pairs.right_id as right_record, one.identifier_type as left_type, one.identifier_value as left_value,
+            other.identifier_type as right_type, other.identifier_value as right_value, match_weight, match_probability, grade,
+            contradiction, {backend.told("evidence")} as evidence, matched_by, true as is_current
+        from {backend.kept("identity._pairs")} as pairs
+        join ({query}) as one on one.profile_id = pairs.left_id
+        join ({query}) as other on other.profile_id = pairs.right_id
+    """
+
+
+def learn(backend: "Backend", home: Home, as_of: datetime) -> "Model":
     """Train a model on the prepared profiles, and save it.
 
     Raises:
@@ -104,7 +149,7 @@ def learn(connection: duckdb.DuckDBPyConnection, home: Home, as_of: datetime) ->
     """
     from dagster_project.lib.identity.match import train
 
-    model = train(connection, "identity._profiles", Rules.of(home).matching, as_of.replace(tzinfo=None))
+    model = train(backend, backend.kept("identity._profiles"), Rules.of(home).matching, as_of.replace(tzinfo=None))
     draft = model_file(home).with_suffix(".part")
     draft.touch(mode=0o600)  # it holds values that several people share
     model.save(draft)
@@ -116,22 +161,6 @@ def learn(connection: duckdb.DuckDBPyConnection, home: Home, as_of: datetime) ->
 def model_file(home: Home) -> Path:
     """Where a home's matching model is kept."""
     return home.path / "identity_model.json"
-
-
-def _pairs(query: str) -> str:
-    """The pairs with the identifier by which each of the two records is known."""
-    return f"""
-        select
-            md5(concat_ws('|', pairs.left_id, pairs.right_id)) as match_id, pairs.left_id as left_record,
-            pairs.right_id as right_record, one.identifier_type as left_type, one.identifier_value as left_value,
-            other.identifier_type as right_type, other.identifier_value as right_value, match_weight, match_probability, grade,
-            contradiction,
-            array_to_string(list_transform(evidence, lambda each: concat(each.comparison, ': ', each.level)), ', ') as evidence,
-            matched_by, true as is_current
-        from identity._pairs as pairs
-        join ({query}) as one on one.profile_id = pairs.left_id
-        join ({query}) as other on other.profile_id = pairs.right_id
-    """
 
 
 def _keep(connection: duckdb.DuckDBPyConnection, seq: int) -> None:
@@ -159,29 +188,33 @@ def widen(connection: duckdb.DuckDBPyConnection, home: Home, query: str, seq: in
     """Wider groups: replace `identity.groups` by what the pairs of customers of a query come to, if one changed or moved."""
     from dagster_project.lib.identity.groups import group
 
-    matching = Rules.of(home).matching
     with transaction(connection):
-        connection.execute(_TABLES)
-        (done,) = connection.execute("select coalesce(max(seq), -1) from identity._widened").fetchone()
-        (is_other,) = connection.execute(
-            f"""
-            with ends as (
-                select left_type as identifier_type, left_value as identifier_value from identity.matches
-                union all
-                select right_type, right_value from identity.matches
-            ),
-            moved as (select identifier_type, identifier_value from identity._changes where _seq > {done})
-            select exists (from identity.matches where _seq > {done})
-                or exists (from moved semi join ends using (identifier_type, identifier_value))
-            """
-        ).fetchone()
-        if done >= 0 and not is_other:
+        connection.execute(TABLES)
+        done, others = connection.execute(MOVED).fetchone()
+        if done >= 0 and not others:
             return
         connection.execute(f"delete from identity._widened; insert into identity._widened values ({seq})")
         connection.execute(f"create or replace temp table pairs as {query}")
         connection.execute("create or replace temp table found (grade varchar, customer_id varchar, group_id varchar)")
-        for grade in ("lifecycle", "advertising"):
-            group(connection, "pairs", matching, grade, "identity._grouped")
+        for grade in WIDER:
+            group(connection, "pairs", Rules.of(home).matching, grade, "identity._grouped")
             connection.execute(f"insert into found select '{grade}', profile_id, group_id from identity._grouped")
         connection.execute("create or replace table identity.groups as from found; drop table identity._grouped")
         connection.execute("drop table pairs; drop table found")
+
+
+WIDER = ("lifecycle", "advertising")  # the grades that make groups
+# Up to which write groups were made (-1: never), and how many pairs and customers in pairs are other since.
+MOVED = """
+with done as (select coalesce(max(seq), -1) as seq from identity._widened),
+ends as (
+    select left_type as identifier_type, left_value as identifier_value from identity.matches
+    union
+    select right_type, right_value from identity.matches
+),
+moved as (select identifier_type, identifier_value from identity._changes where _seq > (select seq from done))
+select
+    (select seq from done) as done,
+    (select count(*) from identity.matches where _seq > (select seq from done))
+    + (select count(*) from moved semi join ends using (identifier_type, identifier_value)) as others
+"""

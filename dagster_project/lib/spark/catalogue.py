@@ -208,7 +208,8 @@ _DUCKDB_TYPES = {"string": "varchar", "array<string>": "varchar[]", "timestamp_n
 
 def _in_duckdb(name: str, kind: str, is_empty: bool) -> str:
     if is_empty:
-        return f'cast(null as {_DUCKDB_TYPES.get(kind, kind)}) as "{name}"'
+        known = _DUCKDB_TYPES.get(kind, kind)
+        return f'null as "{name}"' if "<" in known else f'cast(null as {known}) as "{name}"'
     # Spark's times are moments; in UTC they are the models' times.
     return f"""timezone('UTC', "{name}") as "{name}\"""" if kind == "timestamp" else f'"{name}"'
 

@@ -34,9 +34,10 @@ def state_of(step: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Whole:
-    """A table's new contents: a query."""
+    """A table's new contents: a query; `is_stamped` where later writes append to it, so that it is cut by its stamp."""
 
     query: str
+    is_stamped: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,9 +163,10 @@ def _write(
         result = None
     draft = f"{SCRATCH}.draft_{schema}_{table}"
     session.sql(f"drop table if exists {draft}")
-    session.sql(f"create table {draft} using parquet location '{location}' as {query}")
+    cut = f" partitioned by ({STAMP})" if isinstance(what, Whole) and what.is_stamped else ""
+    session.sql(f"create table {draft} using parquet{cut} location '{location}' as {query}")
     if result is None:
         seen = catalogue.read_table(session, draft)
-        result = Table(name, seen.folder, seen.columns, None)
+        result = Table(name, seen.folder, seen.columns, seen.partitions)
     session.sql(f"drop table {draft}")
     return result

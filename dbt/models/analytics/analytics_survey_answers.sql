@@ -27,7 +27,7 @@ answers as (
             select 1 from {{ ref('survey_dimensions') }} as dimensions
             where dimensions.question = responses.question and dimensions.survey_id in (responses.survey_id, '*')
         ) as is_choice,
-        coalesce(responses.score, try_cast(responses.answer as double)) as score
+        coalesce(responses.score, {{ number_of('responses.answer') }}) as score
     from responses
     inner join {{ ref('unified_customer_events') }} as events
         on events.record_id = responses.record_id and events.source_table = 'survey_responses' and {{ is_customer_traffic() }}
