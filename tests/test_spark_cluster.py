@@ -164,6 +164,33 @@ def test_a_home_reads_its_own_tables_after_another_home_of_the_same_server(runni
     session.sql("drop schema unified cascade")
 
 
+def test_a_session_reads_what_another_process_has_written_since(
+    running: Cluster, session, tmp_path: Path, keeps_session
+) -> None:
+    catalogue = Catalogue(Home(tmp_path).prepare())
+
+    def write(session, value: str, seq: int, partitions: tuple[int, ...]) -> None:
+        folder = catalogue.storage.in_spark("tables/tags/history/1")
+        session.sql(f"select '{value}' as tag").write.mode("overwrite").parquet(f"{folder}/_seq={seq}")
+        columns = (("tag", "string"), ("_seq", "bigint"))
+        catalogue.commit(Note("tags.history", seq, (Table("tags.history", "tables/tags/history/1", columns, partitions),)))
+
+    def read(session) -> set[tuple[str, int]]:
+        catalogue.register(session)
+        return {tuple(row) for row in session.sql("select tag, _seq from tags.history").collect()}
+
+    write(session, "first", 1, (1,))
+    assert read(session) == {("first", 1)}
+    other = connect.connect(running.url, sessions.MEANING)
+    assert read(other) == {("first", 1)}
+    write(other, "second", 2, (1, 2))
+    assert read(session) == {("first", 1), ("second", 2)}
+    write(session, "instead", 1, (1, 2))  # in place
+    assert read(other) == {("instead", 1), ("second", 2)}
+    connect.disconnect(other)
+    session.sql("drop schema tags cascade")
+
+
 def test_dbt_builds_over_connect_what_it_builds_on_duckdb(
     running: Cluster, tmp_path: Path, monkeypatch, keeps_session: None
 ) -> None:
