@@ -408,15 +408,15 @@ def test_every_macro_has_a_case() -> None:
     [("[[:alpha:]]", "[["), ("[a&&b]", "&&"), (r"\s+", r"\s"), (r"a\b", r"\b"), (r"\p{Han}", r"\p"), ("[^[]", "[^[")],
 )
 def test_a_pattern_that_java_reads_in_another_way_is_refused(expression: str, at: str) -> None:
-    class Refused(Exception):
+    class RefusedError(Exception):
         pass
 
     def refuse(message: str) -> None:
-        raise Refused(message)
+        raise RefusedError(message)
 
     source = Environment(extensions=["jinja2.ext.do"]).from_string((FOLDER / "pattern.sql").read_text())
     known = {"modules": SimpleNamespace(re=re), "exceptions": SimpleNamespace(raise_compiler_error=refuse)}
-    with pytest.raises(Refused, match=re.escape(f"means something else in Java at {at};")):
+    with pytest.raises(RefusedError, match=re.escape(f"means something else in Java at {at};")):
         source.make_module(known).spark__pattern(expression)
 
 
