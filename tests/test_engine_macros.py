@@ -199,6 +199,21 @@ CASES: dict[str, list[Case]] = {
         ),
         Case("{{ in_time_zone('v', 'UTC') }}", {"v": "timestamp"}, [(at(2026, 1, 1, 0, 0, 0, 1), at(2026, 1, 1, 0, 0, 0, 1))]),
     ],
+    "median_of": [
+        Case(
+            "{{ median_of('v') }}",
+            {"v": "double"},
+            [
+                ([0.008552255801932975, 1.125], 0.5667761279009665),  # from the lesser on, it would end in 4
+                ([3.0, 1.0, None, 2.0], 2.0),
+                ([-1.0, 1e300], 5e299),
+                ([5.0], 5.0),
+                ([None], None),
+            ],
+            is_aggregate=True,
+        ),
+        Case("{{ median_of('v') }}", {"v": "bigint"}, [([1, 2], 1.5), ([1, 2, 9], 2.0)], is_aggregate=True),
+    ],
     "merged_text": [
         Case(
             "{{ merged_text('a', 'b') }}",

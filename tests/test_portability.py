@@ -58,7 +58,7 @@ REFUSED = {
     ),
     "small_letters": (
         f"select lower(email) as email {CUSTOMERS}",
-        ":2: lower means something else in Spark (İ as two letters, and another Σ at the end of a word); use the macro lower_case",
+        ":2: lower means something else in Spark (İ as two letters, another Σ at the end of words); use the macro lower_case",
     ),
     "capitals": (
         f"select upper(email) as email {CUSTOMERS}",

@@ -77,10 +77,11 @@ ANOTHER_MEANING = {
     "kurtosis": ("that of the population, where DuckDB estimates it from a sample", NEW_MACRO),
     "log": ("the natural logarithm, where DuckDB takes base 10", "ln() or log10()"),
     "lower": (
-        "İ as two letters, and another Σ at the end of a word",
+        "İ as two letters, another Σ at the end of words",
         "the macro lower_case (dbt/macros/engine/lower_case.sql)",
     ),
     "map": ("keys and values in turn, where DuckDB takes two lists", NEW_MACRO),
+    "median": ("other last digits, and of decimals a double", "the macro median_of (dbt/macros/engine/median_of.sql)"),
     "regexp_replace": (
         "every match is replaced, where DuckDB replaces the first",
         "the macro replace_all (dbt/macros/engine/replace_all.sql)",

@@ -58,13 +58,13 @@ recent as (
 ),
 
 centre as (
-    select metric, channel, identifier_type, median(value) as usual, count(*) as samples
+    select metric, channel, identifier_type, {{ median_of('value') }} as usual, count(*) as samples
     from recent
     group by metric, channel, identifier_type
 ),
 
 spread as (
-    select recent.metric, recent.channel, recent.identifier_type, median(abs(recent.value - centre.usual)) as deviation
+    select recent.metric, recent.channel, recent.identifier_type, {{ median_of('abs(recent.value - centre.usual)') }} as deviation
     from recent
     inner join centre on centre.metric = recent.metric and centre.channel = recent.channel
         and centre.identifier_type = recent.identifier_type

@@ -21,7 +21,7 @@ counted as (
         count(*) as customer_count,
         -- Of whole seconds, as a sum of doubles depends on the order of rows.
         cast(sum(seconds) as double) / count(*) / 86400 as mean_days,
-        median(days) as median_days
+        {{ median_of('days') }} as median_days
     from steps
     group by cast(date_trunc('month', moved_at) as date), from_stage, to_stage
 )

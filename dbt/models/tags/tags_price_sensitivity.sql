@@ -12,7 +12,7 @@ with products as (
 
 -- Two products have no middle to speak of.
 usual as (
-    select category, currency, median(price) as price
+    select category, currency, {{ median_of('price') }} as price
     from products
     group by category, currency
     having count(*) >= 3
