@@ -83,8 +83,8 @@ expected as (
                 case
                     when measured.denominator = 0 then 1  -- nothing can be said of a share of nothing
                     else 3.5 * sqrt(
-                        (centre.usual * measured.denominator + 2) / (measured.denominator + 4)
-                        * (1 - (centre.usual * measured.denominator + 2) / (measured.denominator + 4))
+                        cast(centre.usual * measured.denominator + 2 as double) / (measured.denominator + 4)
+                        * (1 - cast(centre.usual * measured.denominator + 2 as double) / (measured.denominator + 4))
                         / measured.denominator
                     )
                 end,
@@ -102,8 +102,8 @@ judged as (
     select
         sided.*,
         case
-            when worse = 'lower' or (worse = 'either' and value < usual) then (usual - value) / half_width
-            else (value - usual) / upper_half_width
+            when worse = 'lower' or (worse = 'either' and value < usual) then cast(usual - value as double) / half_width
+            else cast(value - usual as double) / upper_half_width
         end as deviation
     from (
         select expected.*, case when is_share then half_width else own_upper_half_width end as upper_half_width from expected

@@ -43,7 +43,7 @@ rated as (
         case
             when measure = 'nps' and score between 0 and 10 then score
             -- Every scale comes down to five points: of ten, 7 and 8 are a 4.
-            when measure = 'csat' and score between 1 and highest then ceil(score * 5 / highest)
+            when measure = 'csat' and score between 1 and highest then ceil(cast(score as double) * 5 / highest)
         end as rating
     from answers
 ),

@@ -19,7 +19,7 @@ usual as (
 ),
 
 priced as (
-    select products.product_id, {{ decimal_of('products.price / usual.price', 6) }} as price_index
+    select products.product_id, {{ decimal_of('cast(products.price as double) / usual.price', 6) }} as price_index
     from products
     inner join usual on usual.category = products.category and usual.currency = products.currency
 ),
