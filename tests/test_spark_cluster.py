@@ -133,7 +133,7 @@ def test_what_a_function_carries_is_in_no_log(running: Cluster, session) -> None
 
 @pytest.mark.parametrize(
     "statement",
-    ["selec 1", "select nothing from range(3)", "create table spread.broken using parquet as select raise_error('wrong') as x"],
+    ["selec 1", "select nothing from range(3)", "create table broken using parquet as select raise_error('wrong') as x"],
 )
 def test_a_failing_statement_raises_in_pysparks_own_words_at_once(session, statement: str) -> None:
     with pytest.raises(PySparkException):
@@ -211,7 +211,7 @@ def test_dbt_builds_over_connect_what_it_builds_on_duckdb(
     finally:
         sessions.stop()
     found = compare(ours, theirs, [f"cleaned.{name}" for name in names])
-    assert found.rows > 20
+    assert (found.tables, found.rows > 15) == (2, True)
     assert not found.differing, "\n".join(told(found))
 
 

@@ -61,7 +61,7 @@ def connect(url: str, conf: Mapping[str, str]) -> "SparkSession":
 
 
 def disconnect(session: "SparkSession") -> None:
-    """End a session of either kind; a server runs on."""
+    """End a session; the server runs on."""
     session.stop()
     for name in (_MODE, _REMOTE):
         os.environ.pop(name, None)
