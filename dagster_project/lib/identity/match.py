@@ -233,7 +233,7 @@ def _learn_chance(backend: Backend, used: list[Comparison], seed: int, share: fl
     linker.training.estimate_u_using_random_sampling(_CHANCE_PAIRS, seed=seed, min_count_per_level=None, num_chunks=1)
     settings = linker.misc.save_model_to_json()
     settings.pop("linker_uid", None)  # drawn anew each time
-    settings["sql_dialect"] = "duckdb"  # whose functions the conditions name, whichever engine has learnt
+    settings |= {"sql_dialect": "duckdb", "retain_matching_columns": True}  # whichever engine has learnt
     (people,) = backend.row("select count(*) from _people")
     least = 1 / min(_CHANCE_PAIRS, _pairs_of(people))  # what was never seen is not impossible
     for comparison, learnt in zip(used, settings["comparisons"], strict=True):

@@ -7,6 +7,7 @@ reads (checks, serving, publication, console) goes on as before.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -230,19 +231,27 @@ class Catalogue:
         return Note(given["node"], given["seq"], tables)
 
 
-_DUCKDB_TYPES = {"string": "varchar", "array<string>": "varchar[]", "timestamp_ntz": "timestamp", "binary": "blob"}
+_DUCKDB_TYPES = {"string": "varchar", "timestamp_ntz": "timestamp", "binary": "blob"}
 
 
 def _in_duckdb(name: str, kind: str, is_empty: bool) -> str:
     if is_empty:
-        known = _DUCKDB_TYPES.get(kind, kind)
-        return f'null as "{name}"' if "<" in known else f'cast(null as {known}) as "{name}"'
+        return f'cast(null as {_duckdb_type(kind)}) as "{name}"'
     # Spark's times are moments; in UTC they are the models' times.
     return f"""timezone('UTC', "{name}") as "{name}\"""" if kind == "timestamp" else f'"{name}"'
 
 
 def _partitions(session: "SparkSession", name: str) -> tuple[int, ...]:
     return tuple(sorted(int(row[0].partition("=")[2]) for row in session.sql(f"show partitions {name}").collect()))
+
+
+def _duckdb_type(kind: str) -> str:
+    if found := re.fullmatch(r"array<(.*)>", kind):
+        return f"{_duckdb_type(found[1])}[]"
+    if found := re.fullmatch(r"struct<([^<>]*)>", kind):  # of plain fields
+        fields = (field.partition(":") for field in found[1].split(","))
+        return f"struct({', '.join(f'{name.strip()} {_duckdb_type(of.strip())}' for name, _, of in fields)})"
+    return _DUCKDB_TYPES.get(kind, kind)
 
 
 def _bare(location: str) -> str:

@@ -167,15 +167,15 @@ class Spark(Backend):
         # A row_number() over all rows would bring them to one task; so they are sorted in parts, and each part is counted.
         numbered = self.work.make(
             "match_numbered",
-            f"select monotonically_increasing_id() as place, * from (select * from {table} order by {by}) as ordered",
+            f"select monotonically_increasing_id() as _place, * from (select * from {table} order by {by}) as ordered",
         )
         self.make(
             name,
             f"""
-            with parts as (select shiftright(place, 33) as part, count(*) as count from {numbered} group by 1),
+            with parts as (select shiftright(_place, 33) as part, count(*) as count from {numbered} group by 1),
             starts as (select part, sum(count) over (order by part) - count as start from parts)
-            select starts.start + (numbered.place & 8589934591L) + 1 as id, numbered.* except (place)
-            from {numbered} as numbered join starts on starts.part = shiftright(numbered.place, 33)
+            select starts.start + (numbered._place & 8589934591L) + 1 as id, numbered.* except (_place)
+            from {numbered} as numbered join starts on starts.part = shiftright(numbered._place, 33)
             """,
         )
 
@@ -211,7 +211,9 @@ class Spark(Backend):
             register_likeness(self.work)
             self._has_likeness = True
         api = _splink_api()(self.work, self._views)
-        return Linker(api.register(table), dict(settings), log_level=logging.ERROR, validate_settings=False)
+        # What was compared is not carried along with each pair; how it compares is, see there.
+        lean = {**settings, "retain_matching_columns": False}
+        return Linker(api.register(table), lean, log_level=logging.ERROR, validate_settings=False)
 
     def tidy(self) -> None:
         self.drop(*self._views)
@@ -253,8 +255,10 @@ class Spark(Backend):
 @functools.cache
 def _splink_api() -> type:
     """Splink's backend for Spark, as a client of a server can have it."""
+    import sqlglot
     from splink import DuckDBAPI, SparkAPI
     from splink.internals.database_api import DatabaseAPI
+    from splink.internals.pipeline import CTEPipeline
 
     class API(SparkAPI):
         """Leaves out what only a JVM in this process can do: the jar of likenesses, checkpoints, Databricks' loader of both."""
@@ -272,16 +276,28 @@ def _splink_api() -> type:
         def sql_pipeline_to_splink_dataframe(self, pipeline: Any) -> Any:
             if any(frame.db_api is self.local for frame in pipeline.input_dataframes):
                 return self.local.sql_pipeline_to_splink_dataframe(pipeline)
-            name = pipeline.output_table_name
+            names = [part.output_table_name for part in pipeline.queue]
+            for part in pipeline.queue:
+                if part.output_table_name == "__splink__df_concat_with_tf":
+                    # The table has its frequencies; joined again, Spark would not know which are meant.
+                    part.sql = "select * from __splink__df_concat"
+            if names[-1] == "__splink__df_predict":
+                # In one statement Spark would work out weights again for the threshold, in code too long for its compiler.
+                gammas = sorted(set(re.findall(r"gamma_\w+", pipeline.queue[-2].sql)))
+                pipeline.queue[-1].sql = re.sub("select", f"select {', '.join(gammas)},", pipeline.queue[-1].sql, count=1)
+                cut = names.index("__splink__df_comparison_vectors") + 1
+                vectors = CTEPipeline(pipeline.input_dataframes)
+                vectors.queue, pipeline.queue = pipeline.queue[:cut], pipeline.queue[cut:]
+                pipeline.append_input_dataframe(super().sql_pipeline_to_splink_dataframe(vectors))
             made = super().sql_pipeline_to_splink_dataframe(pipeline)
-            if name != "__splink__agreement_pattern_counts":
+            if names[-1] != "__splink__agreement_pattern_counts":
                 return made
-            return self.local.register(made.as_pyarrow_table(), table_name=name)
+            return self.local.register(made.as_pyarrow_table(), table_name=names[-1])
 
         def _setup_for_execute_sql(self, sql: str, physical_name: str) -> str:
-            return _OF_DUCKDB.sub(
-                lambda found: _HERE[found[1].lower()] + "(", super()._setup_for_execute_sql(sql, physical_name)
-            )
+            # Not in Splink's dialect of Spark: a compiled sqlglot cannot be told of it.
+            ours = _OF_DUCKDB.sub(lambda found: f"{_HERE[found[1].lower()]}(", sql)
+            return sqlglot.transpile(ours, read="spark", write="spark")[0]
 
         def _cleanup_for_execute_sql(self, table: Any, templated_name: str, physical_name: str) -> Any:
             table.createOrReplaceTempView(physical_name)
