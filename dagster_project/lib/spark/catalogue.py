@@ -99,6 +99,8 @@ class Catalogue:
         A catalogue may know a table and be wrong: another process has written it since this session looked, or it is another
         home's, where a Connect server outlives its sessions. A session that read the table before remembers its files, too.
         """
+        from pyspark.errors import PySparkException
+
         notes, marks = list(self.notes()), self._marks()
         noted = {table.name: table for note in notes for table in note.tables}
         agreed = _agreed.get(session)
@@ -125,7 +127,7 @@ class Catalogue:
             for view in views:
                 try:
                     session.sql(f"create or replace view {view.name} as {view.query}")
-                except Exception:
+                except PySparkException:
                     missing.append(view)
             if len(missing) == len(views):
                 break  # dbt makes them anew
