@@ -183,3 +183,22 @@ def bench_deliver(home: Home, members: int, few: int, many: int, as_json: bool) 
 
 def _tell(what: str) -> None:
     terminal.problems.print(what)
+
+
+@bench.command("spark")
+@click.option("--people", default="1000,10000", show_default=True, help="Sizes of the sample company, for both engines.")
+@click.option("--only-duckdb", default="100000", show_default=True, help="Further sizes, for DuckDB alone.")
+@as_json_option
+@click.pass_obj
+def bench_spark(home: Home, people: str, only_duckdb: str, as_json: bool) -> None:
+    """All models of the sample company on DuckDB and on Spark in one process, at growing sizes.
+
+    Example: onefold bench spark --people 300,1000 --only-duckdb ''
+    """
+    from bench import spark as benchmark
+
+    sizes = [tuple(int(size) for size in given.split(",") if size) for given in (people, only_duckdb)]
+    content = benchmark.run(_bench_folder(home), *sizes, _tell)
+    shown = [{k: v for k, v in r.items() if k != "parts"} for r in content["results"]]
+    parts = [{"people": r["people"], "engine": r["engine"], **r["parts"]} for r in content["results"]]
+    answer(as_json, content, table("All models", shown), table("Seconds by step", parts))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def session() -> "SparkSession":
-    """The session of this process, a new one where that was stopped; skips the test by name where PySpark or Java is missing."""
+    """The session of this process, a new one where that was stopped; skips, by name, where PySpark or Java is missing."""
     if importlib.util.find_spec("pyspark") is None:
         pytest.skip("PySpark is not installed")
     if not (shutil.which("java") or os.environ.get("JAVA_HOME")):

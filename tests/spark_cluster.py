@@ -1,9 +1,10 @@
-"""A stand-alone Spark cluster on loopback, for one test: a master, its workers and a Spark Connect server, from PySpark's own jars."""
+"""A stand-alone Spark cluster on loopback: a master, its workers and a Spark Connect server, from PySpark's own jars."""
 
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -80,12 +81,12 @@ class Cluster:
         """Lose a worker with its executor, as with its machine."""
         self.parts[f"worker {number}"].kill()
 
-    def start(self, name: str, command: list[str], environment: Mapping[str, str]) -> Part:
-        """Start one of PySpark's commands; it ends with this process, whatever ends this process."""
+    def start(self, name: str, environment: Mapping[str, str], *command: str) -> Part:
+        """Start one of Spark's classes with its options; it ends with this process, whatever ends this process."""
         log = self.folder / f"{name.replace(' ', '_')}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                ["/bin/sh", "-c", _GUARD, "guard", *command],
+                ["/bin/sh", "-c", _GUARD, "guard", f"{environment['SPARK_HOME']}/bin/spark-class", *command],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -159,39 +160,43 @@ def cluster(
         "spark.eventLog.dir": running.event_log.as_uri(),
         "spark.sql.warehouse.dir": running.warehouse.as_uri(),
         "spark.sql.shuffle.partitions": str(2 * workers * cores),
-        "spark.ui.enabled": "false",
+        "spark.ui.port": str(_free_port()),  # sessions read here where the UI is
+        "spark.ui.liveUpdate.period": "0",  # what a task did is known there once it ended
         **(conf or {}),
     }
-    command = [str(home / "bin" / "spark-class")]
-    # Not of the server: it would go before spark.driver.memory there.
+    listening = ("--host", "127.0.0.1", "--port", "0", "--webui-port", "0")
+    # Not of the server, where it goes before spark.driver.memory.
     daemon = environment | {"SPARK_DAEMON_MEMORY": "256m"}
     try:
         master = running.start(
             "master",
-            [*command, "org.apache.spark.deploy.master.Master", "--host", "127.0.0.1", "--port", "0", "--webui-port", "0"],
             daemon | {"SPARK_MASTER_OPTS": "-Dspark.master.rest.enabled=false"},
+            "org.apache.spark.deploy.master.Master",
+            *listening,
         )
         running.master_url = master.wait_for(r"Starting Spark master at (spark://\S+)")[1]
         for number in range(workers):
             name = f"worker {number}"
-            offered = ["--cores", str(cores), "--memory", memory, "--work-dir", str(folder / name.replace(" ", "_"))]
             running.start(
                 name,
-                [*command, "org.apache.spark.deploy.worker.Worker", "--host", "127.0.0.1", "--port", "0", "--webui-port", "0"]
-                + [*offered, running.master_url],
                 daemon,
+                "org.apache.spark.deploy.worker.Worker",
+                *listening,
+                *("--cores", str(cores), "--memory", memory, "--work-dir", str(folder / name.replace(" ", "_"))),
+                running.master_url,
             )
-        for number in range(workers):
-            running.parts[f"worker {number}"].wait_for("Successfully registered with master")
-        options = [part for key, value in settings.items() for part in ("--conf", f"{key}={value}")]
+        # While the workers start, too.
         server = running.start(
             "server",
-            [*command, "org.apache.spark.deploy.SparkSubmit", "--master", running.master_url, *options]
-            + ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "spark-internal"],
             environment,
+            "org.apache.spark.deploy.SparkSubmit",
+            *("--master", running.master_url),
+            *(part for key, value in settings.items() for part in ("--conf", f"{key}={value}")),
+            *("--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "spark-internal"),
         )
-        port = server.wait_for(r"Spark Connect server started at:? \S*?:(\d+)\b")[1]
-        running.url = f"sc://127.0.0.1:{port}"
+        for number in range(workers):
+            running.parts[f"worker {number}"].wait_for("Successfully registered with master")
+        running.url = f"sc://127.0.0.1:{server.wait_for('Spark Connect server started at:? .*:([0-9]+)')[1]}"
         yield running
     finally:
         running.stop()
@@ -203,6 +208,12 @@ def is_there() -> bool:
 
     has_java = bool(shutil.which("java") or os.environ.get("JAVA_HOME"))
     return has_java and all(importlib.util.find_spec(name) for name in ("pyspark", "grpc", "pandas"))
+
+
+def _free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
 
 
 def _children(pid: int) -> list[int]:

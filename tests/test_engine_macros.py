@@ -132,6 +132,23 @@ CASES: dict[str, list[Case]] = {
         ),
         Case("{{ dbt.datediff('a', 'b', 'year') }}", {"a": "date", "b": "date"}, [(date(2025, 12, 31), date(2026, 1, 1), 1)]),
     ],
+    "decimal_of": [
+        Case(
+            "{{ decimal_of('v', 4) }}",
+            {"v": "double"},
+            [
+                (73.20655, Decimal("73.2065")),  # written 73.20655, but times 10000 it is less than 732065.5
+                (1.00005, Decimal("1.0001")),
+                (-1.00005, Decimal("-1.0001")),
+                (0.00004999, Decimal("0.0000")),
+                (-0.0, Decimal("0.0000")),
+                (12345678901.23456, Decimal("12345678901.2346")),
+                (None, None),
+            ],
+        ),
+        Case("{{ decimal_of('v', 12) }}", {"v": "double"}, [(1 / 3, Decimal("0.333333333333")), (1e-12, Decimal("1e-12"))]),
+        Case("{{ decimal_of('cast(a as double) / b', 6) }}", {"a": "bigint", "b": "bigint"}, [(1, 128, Decimal("0.007813"))]),
+    ],
     "distinct_text": [
         Case(
             "{{ distinct_text('v') }}",
@@ -182,6 +199,21 @@ CASES: dict[str, list[Case]] = {
         ),
         Case("{{ in_time_zone('v', 'UTC') }}", {"v": "timestamp"}, [(at(2026, 1, 1, 0, 0, 0, 1), at(2026, 1, 1, 0, 0, 0, 1))]),
     ],
+    "median_of": [
+        Case(
+            "{{ median_of('v') }}",
+            {"v": "double"},
+            [
+                ([0.008552255801932975, 1.125], 0.5667761279009665),  # from the lesser on, it would end in 4
+                ([3.0, 1.0, None, 2.0], 2.0),
+                ([-1.0, 1e300], 5e299),
+                ([5.0], 5.0),
+                ([None], None),
+            ],
+            is_aggregate=True,
+        ),
+        Case("{{ median_of('v') }}", {"v": "bigint"}, [([1, 2], 1.5), ([1, 2, 9], 2.0)], is_aggregate=True),
+    ],
     "merged_text": [
         Case(
             "{{ merged_text('a', 'b') }}",
@@ -195,6 +227,33 @@ CASES: dict[str, list[Case]] = {
                 (None, None, None),
                 ("é,z", "中", "z,é,中"),
                 ("a.b", "a", "a,a.b"),
+            ],
+        ),
+    ],
+    "number_of": [
+        Case(
+            "{{ number_of('v') }}",
+            {"v": "string"},
+            [
+                ("5", 5.0),
+                (" -5.50\t", -5.5),
+                (".5", 0.5),
+                ("5.", 5.0),
+                ("+1e3", 1000.0),
+                ("1_000", 1000.0),
+                ("1__0", None),
+                ("_1", None),
+                ("5d", None),
+                ("5F", None),
+                ("5L", None),
+                ("0x10", None),
+                ("５", None),
+                ("1,5", None),
+                ("inf", float("inf")),
+                ("NaN", float("nan")),
+                ("ten", None),
+                ("", None),
+                (None, None),
             ],
         ),
     ],
@@ -364,15 +423,15 @@ def test_every_macro_has_a_case() -> None:
     [("[[:alpha:]]", "[["), ("[a&&b]", "&&"), (r"\s+", r"\s"), (r"a\b", r"\b"), (r"\p{Han}", r"\p"), ("[^[]", "[^[")],
 )
 def test_a_pattern_that_java_reads_in_another_way_is_refused(expression: str, at: str) -> None:
-    class Refused(Exception):
+    class RefusedError(Exception):
         pass
 
     def refuse(message: str) -> None:
-        raise Refused(message)
+        raise RefusedError(message)
 
     source = Environment(extensions=["jinja2.ext.do"]).from_string((FOLDER / "pattern.sql").read_text())
     known = {"modules": SimpleNamespace(re=re), "exceptions": SimpleNamespace(raise_compiler_error=refuse)}
-    with pytest.raises(Refused, match=re.escape(f"means something else in Java at {at};")):
+    with pytest.raises(RefusedError, match=re.escape(f"means something else in Java at {at};")):
         source.make_module(known).spark__pattern(expression)
 
 

@@ -93,7 +93,6 @@ def test_later_batches_give_the_same_and_the_same_ids(homes: tuple[Home, Home]) 
 
 
 def test_what_spark_built_is_served_and_read_as_before(homes: tuple[Home, Home]) -> None:
-    ours, theirs = homes
     counts = []
     for home in homes:
         with duckdb.connect(str((home.serving / "current" / "onefold.duckdb").resolve()), read_only=True) as served:
@@ -105,6 +104,7 @@ def test_what_spark_built_is_served_and_read_as_before(homes: tuple[Home, Home])
             )
     assert counts[0] == counts[1]
     assert min(counts[0]) > 0
+    theirs = homes[1]
     result = run_job(theirs, "publish")
     assert result.success, "\n".join(problems(result))
     with theirs.connect("test") as connection:

@@ -18,6 +18,7 @@ OF_THE_WAY = frozenset(
 )
 LAYERS = ("reference", "cleaned", "identity", "unified", "tags", "analytics", "audiences", "quality")
 _FLOATS = ("DOUBLE", "FLOAT")
+_SIDES = ("ours", "theirs")
 _SHOWN = 5  # differences of one table that are told
 
 
@@ -109,9 +110,9 @@ def _compare_rows(
 ) -> tuple[int, int, list[Difference]]:
     with duckdb.connect() as connection:
         connection.execute("set TimeZone = 'UTC'")
-        for side, file in (("ours", ours), ("theirs", theirs)):
+        for side, file in zip(_SIDES, (ours, theirs), strict=True):
             connection.execute(f"create view {side} as select * from read_parquet('{quoted(file)}')")
-        rows, other_rows = (connection.execute(f"select count(*) from {side}").fetchone()[0] for side in ("ours", "theirs"))
+        rows, other_rows = (connection.execute(f"select count(*) from {side}").fetchone()[0] for side in _SIDES)
         if not columns:
             return rows, 0, []
         key = _key(connection, columns)
@@ -132,8 +133,13 @@ def _compare_rows(
         matched = " and ".join(f'o."{c}" is not distinct from t."{c}"' for c in key)
         wrong = " or ".join(f"not ({same[c]})" for c in others) or "false"
         connection.execute(
-            f"create temp table pairs as select o, t, o is not null as is_here, t is not null as is_there "
-            f"from ours as o full join theirs as t on {matched} where o is null or t is null or {wrong}"
+            f"""
+            create temp table pairs as
+            select o, t, coalesce(o._is_there, false) as is_here, coalesce(t._is_there, false) as is_there
+            from (select *, true as _is_there from ours) as o
+            full join (select *, true as _is_there from theirs) as t on {matched}
+            where o._is_there is null or t._is_there is null or {wrong}
+            """
         )
         told, count = [], 0
         shown_key = [f'coalesce(o."{c}", t."{c}")' for c in key]
@@ -167,8 +173,7 @@ def _key(connection: duckdb.DuckDBPyConnection, columns: dict[str, tuple[str, st
         key.append(column)
         listed = ", ".join(f'"{c}"' for c in key)
         if all(
-            connection.execute(f"select count(*) = count(distinct ({listed})) from {side}").fetchone()[0]
-            for side in ("ours", "theirs")
+            connection.execute(f"select count(*) = count(distinct ({listed})) from {side}").fetchone()[0] for side in _SIDES
         ):
             return key
     return []

@@ -77,10 +77,11 @@ ANOTHER_MEANING = {
     "kurtosis": ("that of the population, where DuckDB estimates it from a sample", NEW_MACRO),
     "log": ("the natural logarithm, where DuckDB takes base 10", "ln() or log10()"),
     "lower": (
-        "İ as two letters, and another Σ at the end of a word",
+        "İ as two letters, another Σ at the end of words",
         "the macro lower_case (dbt/macros/engine/lower_case.sql)",
     ),
     "map": ("keys and values in turn, where DuckDB takes two lists", NEW_MACRO),
+    "median": ("other last digits, and of decimals a double", "the macro median_of (dbt/macros/engine/median_of.sql)"),
     "regexp_replace": (
         "every match is replaced, where DuckDB replaces the first",
         "the macro replace_all (dbt/macros/engine/replace_all.sql)",
@@ -88,6 +89,7 @@ ANOTHER_MEANING = {
     "skewness": ("that of the population, where DuckDB estimates it from a sample", NEW_MACRO),
     "split": ("the separator is a regular expression", "split_part()"),
     "to_json": ("only structs, arrays and maps", NEW_MACRO),
+    "try_cast": ("5.0 is no bigint, 5d is a double, 2026 is a date", "the macros number_of or parse_date (dbt/macros/engine/)"),
     "trunc": ("of dates", "floor() or cast"),
     "upper": ("several letters for one, as SS for ß", "the macro upper_case (dbt/macros/engine/upper_case.sql)"),
     "weekday": ("0 is Monday, where DuckDB has Sunday", NEW_MACRO),
@@ -209,9 +211,7 @@ def duckdb_functions() -> frozenset[str]:
 
 
 def _engine_problems(manifest: Any) -> Iterator[Problem]:
-    """One dispatched macro a file, with both forms; and no form outside of the folder. Of dbt's own macros a file has the forms that
-    are other than dbt's.
-    """
+    """One dispatched macro a file, with both forms, and no form outside of the folder; of dbt's own macros what differs."""
     of_dbt = {macro.name for macro in manifest.macros.values() if macro.package_name == "dbt"}
     macros: dict[str, set[str]] = {str(file.relative_to(dbt.PROJECT)): set() for file in ENGINE.glob("**/*.sql")}
     for macro in manifest.macros.values():
@@ -294,11 +294,13 @@ def _statement_problems(statement: dbt.Statement) -> set[Problem]:
 
     refused = None
     aliases: set[str] = set()
+    differences: list[tuple[int, str]] = []
     try:
         trees = sqlglot.parse(statement.sql, read="spark", error_level=sqlglot.ErrorLevel.RAISE)
         if len(trees) != 1 or not isinstance(trees[0], exp.Query):
             refused = (1, "is not one query in Spark's dialect")
         else:
+            differences = list(_differences(trees[0]))
             aliases = {alias.name.lower() for alias in trees[0].find_all(exp.TableAlias)}
     except sqlglot.errors.ParseError as error:
         first = error.errors[0]
@@ -311,9 +313,47 @@ def _statement_problems(statement: dbt.Statement) -> set[Problem]:
     for at, what in _scan(statement.sql, "statement", aliases):
         line = statement.sql.count("\n", 0, at)
         found.add(_locate(statement, lines[line], what.split(" ", 1)[0], what))
+    for line, what in differences:
+        found.add(_locate(statement, lines[line - 1], "", what))
     if refused and not found:
         found.add(_locate(statement, lines[refused[0] - 1], "", refused[1]))
     return found
+
+
+def _differences(tree: Any) -> Iterator[tuple[int, str]]:
+    """Expressions that both engines work out, and not alike: the line (from 1), and what is wrong there."""
+    from sqlglot import exp
+
+    for node in tree.find_all(exp.Div, exp.Avg, exp.Like, exp.ILike, exp.Cast):
+        what = None
+        if isinstance(node, exp.Div) and not (_is_double(node.this) or _is_double(node.expression)):
+            what = "/ may be of decimals, which Spark gives as a rounded decimal; use cast(… as double) on one side"
+        elif isinstance(node, exp.Avg) and not _is_double(node.this):
+            what = "avg may be of decimals, which Spark gives as a rounded decimal; use avg(cast(… as double))"
+        elif isinstance(node, (exp.Like, exp.ILike)) and not isinstance(node.expression, exp.Literal):
+            what = "like with a pattern from data takes its \\ for an escape in Spark; use instr()"
+        elif isinstance(node, exp.Cast) and node.to.this in exp.DataType.INTEGER_TYPES and _is_double(node.this):
+            what = "cast of a fraction to an integer cuts it off in Spark, where DuckDB rounds; use floor() or round() inside"
+        if what:
+            yield next((n.meta["line"] for n in node.find_all(exp.Identifier) if "line" in n.meta), 1), what
+
+
+def _is_double(node: Any) -> bool:
+    """Whether an expression says by itself that it is a double."""
+    from sqlglot import exp
+
+    if isinstance(node, exp.Cast):
+        return node.to.this in (exp.DataType.Type.DOUBLE, exp.DataType.Type.FLOAT)
+    if isinstance(node, (exp.Add, exp.Sub, exp.Mul, exp.Div)):
+        return _is_double(node.this) or _is_double(node.expression)
+    if isinstance(node, exp.Case):
+        results = [branch.args["true"] for branch in node.args["ifs"]] + [node.args.get("default")]
+        return any(_is_double(result) for result in results)
+    if isinstance(node, (exp.Coalesce, exp.Greatest, exp.Least)):
+        return any(_is_double(part) for part in (node.this, *node.expressions))
+    if isinstance(node, (exp.Paren, exp.Neg, exp.Abs, exp.Nullif, exp.Sum, exp.Max, exp.Min, exp.Median, exp.Window)):
+        return _is_double(node.this)
+    return isinstance(node, (exp.Sqrt, exp.Pow, exp.Exp, exp.Ln))
 
 
 def _locate(statement: dbt.Statement, compiled_line: str, word: str, what: str) -> Problem:
@@ -384,7 +424,8 @@ def _scan(text: str, kind: str, aliases: set[str] = frozenset()) -> Iterator[tup
             yield part.end() - 1, f"{shown} is DuckDB's; use {instead}"
     if kind == "statement":
         for literal in _UNREAD.finditer(text):
-            if literal.group().startswith("'") and "\\" in literal.group():
+            # That of the macro `pattern` has its own.
+            if literal.group().startswith("'") and not literal.group().startswith("'(?du)") and "\\" in literal.group():
                 yield literal.start(), "\\ in a text is an escape for Spark only; use a class such as [.] or [0-9]"
     yield from _scan_calls(readable)
 
@@ -400,6 +441,8 @@ def _scan_calls(readable: str) -> Iterator[tuple[int, str]]:
             opened.append(_Call(words[i - 1] if i else "", tokens[i - 1][1], is_query=after in ("select", "with")))
         elif word == ")" and len(opened) > 1:
             opened.pop()
+            if call.name == "round" and call.commas:
+                yield call.at, "round to digits rounds what is written of a double in Spark; use the macro decimal_of"
             if call.name in _TRIMS and call.commas:
                 way = f"trim({_TRIMS[call.name]} … from …)"
                 yield call.at, f"{call.name} takes its two arguments in another order in Spark; use {way}"

@@ -23,7 +23,7 @@
 
 {# A share of a whole, rounded. The division is of doubles, as engines give decimals different scales. #}
 {% macro share_of(whole, weight, total, digits) -%}
-    cast(cast({{ whole }} as double) * cast({{ weight }} as double) / cast({{ total }} as double) as decimal(18, {{ digits }}))
+    {{ decimal_of('cast(' ~ whole ~ ' as double) * cast(' ~ weight ~ ' as double) / cast(' ~ total ~ ' as double)', digits) }}
 {%- endmacro %}
 
 {# A rounded share; the row that takes the rest gets what the others leave, so that nothing of the whole is lost. #}

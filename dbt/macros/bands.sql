@@ -58,13 +58,13 @@ recent as (
 ),
 
 centre as (
-    select metric, channel, identifier_type, median(value) as usual, count(*) as samples
+    select metric, channel, identifier_type, {{ median_of('value') }} as usual, count(*) as samples
     from recent
     group by metric, channel, identifier_type
 ),
 
 spread as (
-    select recent.metric, recent.channel, recent.identifier_type, median(abs(recent.value - centre.usual)) as deviation
+    select recent.metric, recent.channel, recent.identifier_type, {{ median_of('abs(recent.value - centre.usual)') }} as deviation
     from recent
     inner join centre on centre.metric = recent.metric and centre.channel = recent.channel
         and centre.identifier_type = recent.identifier_type
@@ -80,11 +80,14 @@ expected as (
             when not measured.is_share then measured.own_half_width
             when centre.samples >= 5 then greatest(
                 3.5 * 1.4826 * spread.deviation,
-                3.5 * sqrt(
-                    (centre.usual * measured.denominator + 2) / (measured.denominator + 4)
-                    * (1 - (centre.usual * measured.denominator + 2) / (measured.denominator + 4))
-                    / measured.denominator
-                ),
+                case
+                    when measured.denominator = 0 then 1  -- nothing can be said of a share of nothing
+                    else 3.5 * sqrt(
+                        cast(centre.usual * measured.denominator + 2 as double) / (measured.denominator + 4)
+                        * (1 - cast(centre.usual * measured.denominator + 2 as double) / (measured.denominator + 4))
+                        / measured.denominator
+                    )
+                end,
                 0.02
             )
         end as half_width
@@ -99,8 +102,8 @@ judged as (
     select
         sided.*,
         case
-            when worse = 'lower' or (worse = 'either' and value < usual) then (usual - value) / half_width
-            else (value - usual) / upper_half_width
+            when worse = 'lower' or (worse = 'either' and value < usual) then cast(usual - value as double) / half_width
+            else cast(value - usual as double) / upper_half_width
         end as deviation
     from (
         select expected.*, case when is_share then half_width else own_upper_half_width end as upper_half_width from expected

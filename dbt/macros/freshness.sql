@@ -31,14 +31,14 @@ gaps as (
     where before is not null
 ),
 
-usual_gaps as (select metric, channel, median(hours) as hours, count(*) as samples from gaps group by metric, channel),
+usual_gaps as (select metric, channel, {{ median_of('hours') }} as hours, count(*) as samples from gaps group by metric, channel),
 
 gap_bands as (
     select
         gaps.metric, gaps.channel, max(usual.hours) as usual, max(usual.samples) as samples,
         case when max(usual.samples) >= 5 then
             greatest(
-                3.5 * 1.4826 * median(abs(gaps.hours - usual.hours)),
+                3.5 * 1.4826 * {{ median_of('abs(gaps.hours - usual.hours)') }},
                 percentile_cont(0.95) within group (order by gaps.hours) - max(usual.hours)
             )
             + case when gaps.metric = 'freshness:events' then 24 else greatest(2, 0.25 * max(usual.hours)) end
@@ -70,7 +70,7 @@ same_weekdays as (
 ),
 
 usual_days as (
-    select channel, median(events) as events, count(*) as samples from same_weekdays where back > 0 group by channel
+    select channel, {{ median_of('events') }} as events, count(*) as samples from same_weekdays where back > 0 group by channel
 ),
 
 -- A channel that sends in bursts, such as campaigns, is no more than usual on any day that it has reached before.
@@ -86,7 +86,7 @@ day_bands as (
         days.channel, max(usual.events) as usual, max(usual.samples) as samples,
         -- The noise of counts (Poisson) whose events come in bunches of four, as in a visit or a conversation.
         case when max(usual.samples) >= 4 then greatest(
-            3.5 * 1.4826 * median(abs(days.events - usual.events)),
+            3.5 * 1.4826 * {{ median_of('abs(days.events - usual.events)') }},
             3.5 * sqrt(4 * (max(usual.events) + 1)),
             0.25 * max(usual.events)
         ) end as half_width
@@ -124,5 +124,5 @@ recent_days as (
 {%- endmacro %}
 
 {% macro hours_between(earlier, later) -%}
-    ({{ epoch_micros(later) }} - {{ epoch_micros(earlier) }}) / 3600000000.0
+    ({{ epoch_micros(later) }} - {{ epoch_micros(earlier) }}) / cast(3600000000 as double)
 {%- endmacro %}

@@ -52,7 +52,7 @@
 {# Age in full years today, in the bands of Google Analytics; a birth date to come, or of more than 120 years ago, is none. #}
 {% macro age_band(birth_date) -%}
     {%- set digits = "cast(replace(cast(cast(%s as date) as string), '-', '') as int)" -%}
-    {%- set age = "floor((" ~ digits | format(as_of()) ~ " - " ~ digits | format(birth_date) ~ ") / 10000.0)" -%}
+    {%- set age = "floor(cast(" ~ digits | format(as_of()) ~ " - " ~ digits | format(birth_date) ~ " as double) / 10000)" -%}
     case
         when {{ age }} < 0 or {{ age }} > 120 then null
         when {{ age }} < 18 then 'under 18'

@@ -104,7 +104,7 @@
                 order by count(distinct posts.event_id) desc, max(posts.occurred_at) desc, dimensions.value
             ) as place
         from posts
-        inner join {{ ref('post_dimensions') }} as dimensions on posts.text like concat_ws('', '%', {{ lower_case('dimensions.term') }}, '%')
+        inner join {{ ref('post_dimensions') }} as dimensions on instr(posts.text, {{ lower_case('dimensions.term') }}) > 0
         where dimensions.dimension = '{{ dimension }}'
         group by posts.customer_id, dimensions.value
     ),

@@ -124,5 +124,5 @@
     select mentions.*, names.topic
     from mentions
     inner join (select distinct topic from {{ ref('topics') }} union select 'other') as names
-        on concat_ws('', ',', mentions.topics, ',') like concat_ws('', '%,', names.topic, ',%')
+        on instr(concat_ws('', ',', mentions.topics, ','), concat_ws('', ',', names.topic, ',')) > 0
 {%- endmacro %}

@@ -111,7 +111,7 @@ def what_changed(backend: "Backend", home: Home, query: str) -> Changed:
 
 
 def compare(backend: "Backend", home: Home, query: str, changed: str | None, as_of: datetime) -> str | None:
-    """Bring `identity._profiles` and `identity._pairs` up to the profiles of a query; a query of what is current.
+    """Bring `identity._profiles` and `identity._pairs` up to the profiles of a query; the query of what `matches` has now.
 
     Returns:
         None where there is no model, as there are too few profiles to learn one from.

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from dagster_project.lib.home import Home, quoted
 from dagster_project.lib.spark.storage import Storage
@@ -46,6 +47,10 @@ class Note:
     node: str  # schema.alias
     seq: int  # the write that finished it: everything that was written before has been taken in
     tables: tuple[Table, ...]
+
+
+# By session, the notes' marks when its catalogue last named the tables as they are noted.
+_agreed: WeakKeyDictionary["SparkSession", dict[str, tuple[str, int, int]]] = WeakKeyDictionary()
 
 
 class Catalogue:
@@ -89,20 +94,30 @@ class Catalogue:
                 self.storage.remove(table.folder)
 
     def register(self, session: "SparkSession") -> None:
-        """Have a session's catalogue name the noted tables as they are noted, and no other of their schemas."""
-        noted = {table.name: table for note in self.notes() for table in note.tables}
+        """Have a session's catalogue name the noted tables as they are noted, and no other of their schemas.
+
+        A catalogue may know a table and be wrong: another process has written it since this session looked, or it is another
+        home's, where a Connect server outlives its sessions. A session that read the table before remembers its files, too.
+        """
+        from pyspark.errors import PySparkException
+
+        notes, marks = list(self.notes()), self._marks()
+        noted = {table.name: table for note in notes for table in note.tables}
+        agreed = _agreed.get(session)
+        moved = {table.name for note in notes for table in note.tables if agreed and agreed.get(note.node) != marks[note.node]}
         schemas = sorted({table.schema for table in noted.values()} | {SCRATCH})
         for schema in schemas:
             session.sql(f"create schema if not exists {schema}")
-        known = {
-            f"{schema}.{row['tableName']}"
-            for schema in schemas
-            for row in session.sql(f"show tables in {schema}").collect()
-            if not row["isTemporary"]
-        }
-        for name in known - set(noted):
-            is_view = "VIEW" in {row["data_type"] for row in session.sql(f"describe table extended {name}").collect()}
-            session.sql(f"drop {'view' if is_view else 'table'} {name}")
+        known: dict[str, dict[str, str]] = {}
+        for schema in schemas:
+            for row in session.sql(f"show table extended in {schema} like '*'").collect():
+                if not row["isTemporary"]:
+                    said = (line.partition(": ") for line in row["information"].splitlines())
+                    known[f"{schema}.{row['tableName']}"] = {key: value for key, _, value in said}
+        for name, about in list(known.items()):
+            if name not in noted or name in moved or not self._is_as_noted(session, noted[name], about, bool(agreed)):
+                session.sql(f"drop {'view' if about.get('Type') == 'VIEW' else 'table'} {name}")
+                del known[name]
         views = []
         for table in noted.values():
             if table.name not in known:
@@ -112,11 +127,31 @@ class Catalogue:
             for view in views:
                 try:
                     session.sql(f"create or replace view {view.name} as {view.query}")
-                except Exception:
+                except PySparkException:
                     missing.append(view)
             if len(missing) == len(views):
                 break  # dbt makes them anew
             views = missing
+        self.agree(session)
+
+    def agree(self, session: "SparkSession") -> None:
+        """A session's catalogue names the tables as they are noted now: it wrote them itself."""
+        _agreed[session] = self._marks()
+
+    def _marks(self) -> dict[str, tuple[str, int, int]]:
+        """By node, what changes with each commit of its note."""
+        return {
+            file.stem: (str(file), status.st_mtime_ns, status.st_ino)
+            for file in self._folder.glob("*.json")
+            for status in [file.stat()]
+        }
+
+    def _is_as_noted(self, session: "SparkSession", table: Table, about: dict[str, str], is_agreed: bool) -> bool:
+        if table.query:
+            return about.get("Type") == "VIEW"
+        if _bare(about.get("Location", "")) != _bare(self.storage.in_spark(table.folder)):
+            return False
+        return is_agreed or table.partitions is None or _partitions(session, table.name) == tuple(sorted(table.partitions))
 
     def register_table(self, session: "SparkSession", table: Table) -> None:
         """Make a session's catalogue name a table as it is noted."""
@@ -144,8 +179,7 @@ class Catalogue:
         folder, root = (_bare(text) for text in (about.get("Location", ""), self.storage.sparks))
         partitions = None
         if is_partitioned:
-            named = session.sql(f"show partitions {name}").collect()
-            partitions = tuple(sorted(int(row[0].partition("=")[2]) for row in named))
+            partitions = _partitions(session, name)
         return Table(name, folder[len(root) + 1 :], tuple(columns.items()), partitions)
 
     def mirror(self, connection: "duckdb.DuckDBPyConnection", nodes: Iterable[str] | None = None) -> None:
@@ -207,6 +241,10 @@ def _in_duckdb(name: str, kind: str, is_empty: bool) -> str:
         return f'cast(null as {_duckdb_type(kind)}) as "{name}"'
     # Spark's times are moments; in UTC they are the models' times.
     return f"""timezone('UTC', "{name}") as "{name}\"""" if kind == "timestamp" else f'"{name}"'
+
+
+def _partitions(session: "SparkSession", name: str) -> tuple[int, ...]:
+    return tuple(sorted(int(row[0].partition("=")[2]) for row in session.sql(f"show partitions {name}").collect()))
 
 
 def _duckdb_type(kind: str) -> str:

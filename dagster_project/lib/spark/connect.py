@@ -41,7 +41,9 @@ def connect(url: str, conf: Mapping[str, str]) -> "SparkSession":
     try:
         grpc.channel_ready_future(channel).result(timeout=_ANSWERS_WITHIN)
     except grpc.FutureTimeoutError as error:
-        raise OnefoldError(f"no Spark Connect server answers at {where}: see that it runs, and that its port is open") from error
+        raise OnefoldError(
+            f"no Spark Connect server answers at {where}: see that it runs, and that its port is open"
+        ) from error
     finally:
         channel.close()
     # Not by `pyspark.sql.SparkSession.builder`, which refuses while an engine is in this process, too.
@@ -66,7 +68,7 @@ def disconnect(session: "SparkSession") -> None:
 
 
 def is_alive(session: "SparkSession") -> bool:
-    """Whether the server still knows a session: it forgets one that was idle for an hour, and all of them when it starts anew."""
+    """Whether the server still knows a session: it forgets those that idle for an hour, and all when it starts anew."""
     from pyspark.errors import PySparkException
 
     try:

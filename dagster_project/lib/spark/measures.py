@@ -104,7 +104,7 @@ def _unpacked(packed: IO[bytes], file: Path) -> IO[bytes]:
 
 
 def shuffled_bytes(session: "SparkSession", ui: str | None = None) -> int | None:
-    """Bytes that the session's application has written for shuffles since it started; the difference of two is what lies between.
+    """Bytes that the session's application wrote for shuffles since it started; the difference of two is what lies between.
 
     A session in this process is asked for its status store. Over Connect a statement that writes brings no metrics back
     (`executionInfo` is of queries only), so the driver's REST interface is asked, which knows a task within one heartbeat
@@ -134,7 +134,8 @@ def _asked(address: str) -> Any:
     import httpx
 
     try:
-        answer = httpx.get(address, timeout=5, trust_env=False)
+        # A busy driver is slow to answer; what is behind a firewall never does.
+        answer = httpx.get(address, timeout=httpx.Timeout(30, connect=3), trust_env=False)
         answer.raise_for_status()
         return answer.json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError):

@@ -34,6 +34,7 @@ def building(home: Home, running: "SparkSession", seq: int, views: Sequence[tupl
         with adapter.building(adapter.Build(home, running, seq, catalogue)):
             yield Settings.of(home).spark.threads
     finally:
+        catalogue.agree(running)
         with home.connect("views over Spark's tables") as connection, transaction(connection):
             catalogue.mirror(connection)
             for name, query in views:

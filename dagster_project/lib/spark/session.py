@@ -4,6 +4,7 @@ import importlib.util
 import logging
 import os
 import shutil
+import sys
 import threading
 import warnings
 from typing import TYPE_CHECKING
@@ -53,7 +54,8 @@ def session(home: Home) -> "SparkSession":
             raise OnefoldError("PySpark is not installed: pip install 'onefold[spark]'")
         if not settings.remote and not (shutil.which("java") or os.environ.get("JAVA_HOME")):
             raise OnefoldError("Spark needs a Java runtime (17 or later): install one, for example openjdk-17-jre-headless")
-        started = connect(settings.remote, MEANING | settings.conf) if settings.remote else _start(settings.master, settings.conf)
+        conf = settings.conf
+        started = connect(settings.remote, MEANING | conf) if settings.remote else _start(settings.master, conf)
         _running[str(home.path)] = started
         return started
 
@@ -85,6 +87,7 @@ def _start(master: str, conf: dict[str, str]) -> "SparkSession":
         from pyspark.sql import SparkSession
 
     logging.getLogger("SQLQueryContextLogger").disabled = True  # every error is raised as well
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # the Python of workers on this machine
     if master.startswith("local"):  # else a machine with several addresses warns, and listens on a public one
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     builder = SparkSession.builder.master(master).appName("onefold")

@@ -19,8 +19,8 @@ def score(work: Any, home: Home, query: str, seq: int, as_of: datetime) -> dict[
     )
     kept = "select * from analytics.sentiments"
     if is_whole:
-        said = f"(select md5(text) as text_id from ({query}) as texts) as said"
-        kept += f" semi join {said} using (text_id) where scored_by = '{sentiment.VERSION}'"
+        said = f"select md5(text) as text_id from ({query}) as texts"
+        kept += f" semi join ({said}) as said using (text_id) where scored_by = '{sentiment.VERSION}'"
     unread = work.make(
         "voice_unread",
         f"""

@@ -56,11 +56,11 @@ counted as (
     from placed
 ),
 
-weighed as (
+weights as (
     select
         counted.*,
         model,
-        cast(case
+        case
             when model = 'first' then case when place = 1 then 1 else 0 end
             when model = 'last' then case when place = places then 1 else 0 end
             when model = 'last_non_direct' then case when place = last_non_direct_place then 1 else 0 end
@@ -73,7 +73,7 @@ weighed as (
             -- The Shapley value of a game in which a set of channel groups is worth the conversions that needed no other: each
             -- conversion goes in equal parts to the groups on its path (docs/analysis.md), in a group to its touchpoints.
             when model = 'shapley' then cast(1 as double) / (group_count * places_in_group)
-        end as decimal(18, 12)) as weight
+        end as exact_weight
     from counted
     cross join (
         {%- for model in attribution_models() %}
@@ -81,6 +81,8 @@ weighed as (
         {%- endfor %}
     ) as models
 ),
+
+weighed as (select weights.*, {{ decimal_of('exact_weight', 12) }} as weight from weights),
 
 shared as (
     select

@@ -175,7 +175,7 @@ select
     uplift * sent_count as incremental_conversions,
     revenue_per_customer,
     control_revenue_per_customer,
-    cast((revenue_per_customer - control_revenue_per_customer) * sent_count as decimal(18, 4)) as incremental_revenue_base,
+    {{ decimal_of('(revenue_per_customer - control_revenue_per_customer) * sent_count', 4) }} as incremental_revenue_base,
     cast(impression_count as bigint) as impression_count,
     cast(ad_click_count as bigint) as ad_click_count,
     {{ ratio('ad_click_count', 'impression_count') }} as click_through_rate,

@@ -33,7 +33,7 @@ counted as (
         count(bought_at) as buyer_count,
         count(case when is_bought_soon then 1 end) as soon_count,
         count(bought_again_at) as repeat_buyer_count,
-        median(days_to_purchase) as median_days
+        {{ median_of('days_to_purchase') }} as median_days
     from views
     group by month, of_group
 ),

@@ -20,8 +20,8 @@ lines as (
         cast(lines.quantity * case
             when products.currency = '{{ var("base_currency", "CNY") }}' then products.cost
             when products.currency = changed.currency
-                then cast(cast(products.cost as double) * cast(changed.amount_base as double) / nullif(cast(changed.amount as double), 0)
-                    as decimal(18, 4))
+                then {{ decimal_of('cast(products.cost as double) * cast(changed.amount_base as double)
+                    / nullif(cast(changed.amount as double), 0)', 4) }}
         end as decimal(18, 4)) as cost_base
     from changed
     inner join {{ ref('unified_purchases') }} as lines on lines.event_id = changed.event_id

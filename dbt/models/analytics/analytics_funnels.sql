@@ -52,6 +52,16 @@ reached as (
     inner join steps on steps.funnel = views.funnel
 ),
 
+timed as (
+    select
+        reached.*,
+        case
+            when reached_at is not null
+                then ({{ epoch_micros('reached_at') }} - {{ epoch_micros('before_at') }}) / cast(1000000 as double)
+        end as seconds
+    from reached
+),
+
 counted as (
     select
         funnel,
@@ -65,11 +75,8 @@ counted as (
         count(case when step = 1 then reached_at else before_at end) as before_count,
         count(case when furthest_step = step and step < step_count then 1 end) as stopped_count,
         count(case when furthest_step = step and step < step_count and window_ends_at >= {{ as_of() }} then 1 end) as open_count,
-        median(case
-            when reached_at is not null
-                then ({{ epoch_micros('reached_at') }} - {{ epoch_micros('before_at') }}) / cast(1000000 as double)
-        end) as median_seconds
-    from reached
+        {{ median_of('seconds') }} as median_seconds
+    from timed
     group by funnel, of_group, of_segment, step, step_name
 )
 

@@ -34,8 +34,8 @@ medians as (
         hour_at,
         topic,
         count(*) as week_count,
-        median(mention_count) as mentions,
-        median(negative_count) as negatives
+        {{ median_of('mention_count') }} as mentions,
+        {{ median_of('negative_count') }} as negatives
     from weeks
     group by hour_at, topic
 ),
@@ -47,8 +47,8 @@ usual as (
         max(medians.week_count) as week_count,
         max(medians.mentions) as mentions,
         max(medians.negatives) as negatives,
-        median(abs(weeks.mention_count - medians.mentions)) as mention_deviation,
-        median(abs(weeks.negative_count - medians.negatives)) as negative_deviation
+        {{ median_of('abs(weeks.mention_count - medians.mentions)') }} as mention_deviation,
+        {{ median_of('abs(weeks.negative_count - medians.negatives)') }} as negative_deviation
     from medians
     inner join weeks on weeks.hour_at = medians.hour_at and weeks.topic = medians.topic
     where medians.week_count >= {{ var('spike_least_weeks') }}

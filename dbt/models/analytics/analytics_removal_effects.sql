@@ -11,7 +11,7 @@ with transitions as (
 ),
 
 odds as (
-    select from_group, to_group, transition_count / sum(transition_count) over (partition by from_group) as probability
+    select from_group, to_group, cast(transition_count as double) / sum(transition_count) over (partition by from_group) as probability
     from transitions
 ),
 
@@ -45,7 +45,7 @@ eliminated_{{ loop.index }} as {{ materialized() }} (
         removed,
         from_group,
         to_group,
-        probability + coalesce(into_it * out_of_it / (1 - coalesce(back_to_it, 0)), 0) as probability
+        probability + coalesce(cast(into_it as double) * out_of_it / nullif(1 - coalesce(back_to_it, 0), 0), 0) as probability
     from (
         select
             removed,
@@ -65,7 +65,7 @@ eliminated_{{ loop.index }} as {{ materialized() }} (
 effects as (
     select
         removed as channel_group,
-        cast(1 - probability / nullif(max(case when removed = '(none)' then probability end) over (), 0) as decimal(18, 12))
+        {{ decimal_of("1 - cast(probability as double) / nullif(max(case when removed = '(none)' then probability end) over (), 0)", 12) }}
             as removal_effect
     from eliminated_{{ channel_groups() | length }}
 ),

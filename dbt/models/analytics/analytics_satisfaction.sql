@@ -14,9 +14,9 @@ with conversations as (
         count(case when is_awaited then 1 end) as awaited_count,
         count(case when is_awaited then first_reply_at end) as answered_count,
         count(case when is_awaited and first_response_seconds <= {{ var('service_level_minutes') * 60 }} then 1 end) as in_time_count,
-        median(case when is_awaited then first_response_seconds end) as first_response_median_seconds,
+        {{ median_of('case when is_awaited then first_response_seconds end') }} as first_response_median_seconds,
         count(resolved_at) as resolved_count,
-        median(resolution_seconds) as resolution_median_seconds
+        {{ median_of('resolution_seconds') }} as resolution_median_seconds
     from (
         -- Nobody waits for the first word on the telephone, as far as is known, and whoever is written to asked nothing.
         select *, channel <> 'call' and started_by = 'customer' as is_awaited

@@ -39,7 +39,7 @@ select
     -- Since when it is so: a ticket has one row, which says its latest state.
     case
         when tickets.record_id is not null then tickets.updated_at
-        when calls.record_id is not null then {{ dbt.dateadd('second', 'cast(calls.duration_seconds as bigint)', 'fresh.occurred_at') }}
+        when calls.record_id is not null then {{ dbt.dateadd('second', 'cast(round(calls.duration_seconds) as bigint)', 'fresh.occurred_at') }}
         else fresh.occurred_at
     end as stated_at,
     case when fresh.score between 1 and 5 then fresh.score end as csat_score,

@@ -4,7 +4,7 @@
 
 with steps as (
     select left_at as moved_at, stage as from_stage, next_stage as to_stage, days,
-        cast(floor(({{ epoch_micros('left_at') }} - {{ epoch_micros('entered_at') }}) / 1000000) as bigint) as seconds
+        cast(floor(cast({{ epoch_micros('left_at') }} - {{ epoch_micros('entered_at') }} as double) / 1000000) as bigint) as seconds
     from {{ ref('analytics_customer_stages') }}
     where left_at is not null
     union all
@@ -21,7 +21,7 @@ counted as (
         count(*) as customer_count,
         -- Of whole seconds, as a sum of doubles depends on the order of rows.
         cast(sum(seconds) as double) / count(*) / 86400 as mean_days,
-        median(days) as median_days
+        {{ median_of('days') }} as median_days
     from steps
     group by cast(date_trunc('month', moved_at) as date), from_stage, to_stage
 )

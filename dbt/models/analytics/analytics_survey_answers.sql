@@ -27,7 +27,7 @@ answers as (
             select 1 from {{ ref('survey_dimensions') }} as dimensions
             where dimensions.question = responses.question and dimensions.survey_id in (responses.survey_id, '*')
         ) as is_choice,
-        coalesce(responses.score, try_cast(responses.answer as double)) as score
+        coalesce(responses.score, {{ number_of('responses.answer') }}) as score
     from responses
     inner join {{ ref('unified_customer_events') }} as events
         on events.record_id = responses.record_id and events.source_table = 'survey_responses' and {{ is_customer_traffic() }}
@@ -43,7 +43,7 @@ rated as (
         case
             when measure = 'nps' and score between 0 and 10 then score
             -- Every scale comes down to five points: of ten, 7 and 8 are a 4.
-            when measure = 'csat' and score between 1 and highest then ceil(score * 5 / highest)
+            when measure = 'csat' and score between 1 and highest then ceil(cast(score as double) * 5 / highest)
         end as rating
     from answers
 ),

@@ -22,7 +22,7 @@ valid as (
         coalesce(
             lead(valid_from) over (partition by currency order by valid_from), cast('9999-12-31' as date)
         ) as valid_to,
-        cast(rate_to_base as decimal(18, 8)) as rate_to_base
+        {{ decimal_of('rate_to_base', 8) }} as rate_to_base
     from ranked
     where _rank = 1
 )

@@ -5,6 +5,6 @@
 
 select
     customer_id, identifiers, links,
-    2.0 * links / nullif(identifiers * (identifiers - 1), 0) as density,
+    cast(2 * links as double) / nullif(identifiers * (identifiers - 1), 0) as density,
     bridges, largest_side, _seq
 from {{ this.schema }}._shapes

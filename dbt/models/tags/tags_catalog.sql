@@ -58,14 +58,18 @@ measured as (
 moved as (
     select
         coalesce(had.tag, measured.tag) as tag,
-        coalesce(cast(had.customer_count as double) / known.customer_count, 0) - coalesce(measured.share, 0) as difference
+        {{ decimal_of('coalesce(cast(had.customer_count as double) / known.customer_count, 0) - coalesce(measured.share, 0)', 12) }}
+            as difference
     from had
     full outer join measured on measured.tag = had.tag and measured.value = had.value
     cross join known
     where coalesce(had.tag, measured.tag) in (select tag from measured)
 ),
 
-drifted as (select tag, (sum(abs(difference)) + abs(sum(difference))) / 2 as drift from moved group by tag)
+-- Of decimals, as a sum of doubles depends on the order of rows.
+drifted as (
+    select tag, cast(sum(abs(difference)) + abs(sum(difference)) as double) / 2 as drift from moved group by tag
+)
 
 select
     described.tag,

@@ -42,8 +42,8 @@ ranked as (
 shares as (
     select
         ranked.*,
-        cast(cast(recent as double) / recent_total as decimal(18, 6)) as recent_share,
-        cast(cast(earlier as double) / earlier_total as decimal(18, 6)) as earlier_share
+        {{ decimal_of('cast(recent as double) / recent_total', 6) }} as recent_share,
+        {{ decimal_of('cast(earlier as double) / earlier_total', 6) }} as earlier_share
     from ranked
     where recent_total >= 10 and earlier_total >= 10
 ),
@@ -56,7 +56,7 @@ compared as (
         least(
             max(case when recent_rank = 1 then recent_share end), max(case when earlier_rank = 1 then earlier_share end)
         ) as least_share,
-        sum(abs(recent_share - earlier_share)) / 2 as moved
+        cast(sum(abs(recent_share - earlier_share)) as double) / 2 as moved
     from shares
     group by customer_id
 )

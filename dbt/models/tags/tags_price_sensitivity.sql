@@ -12,14 +12,14 @@ with products as (
 
 -- Two products have no middle to speak of.
 usual as (
-    select category, currency, median(price) as price
+    select category, currency, {{ median_of('price') }} as price
     from products
     group by category, currency
     having count(*) >= 3
 ),
 
 priced as (
-    select products.product_id, cast(products.price / usual.price as decimal(18, 6)) as price_index
+    select products.product_id, {{ decimal_of('cast(products.price as double) / usual.price', 6) }} as price_index
     from products
     inner join usual on usual.category = products.category and usual.currency = products.currency
 ),

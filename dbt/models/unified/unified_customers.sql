@@ -80,7 +80,7 @@ activity as (
         {{ count_events('email_clicked', 'sms_clicked') }} as message_clicked_count,
         {{ count_events('message_received', 'call_received') }} as service_contact_count,
         max(case when event_name in ('message_received', 'call_received') then occurred_at end) as last_service_contact_at,
-        avg(case when channel = 'chat' then score end) as csat_average
+        avg(cast(case when channel = 'chat' then score end as double)) as csat_average
     from acts
     where {{ is_customer_traffic() }}
     group by customer_id

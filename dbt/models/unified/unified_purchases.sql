@@ -43,8 +43,8 @@ final as (
         items.quantity,
         case
             when events.amount_base = events.amount then cast(items.amount as decimal(18, 4))
-            else cast(cast(items.amount as double) * cast(events.amount_base as double)
-                / nullif(cast(events.amount as double), 0) as decimal(18, 4))
+            else {{ decimal_of('cast(items.amount as double) * cast(events.amount_base as double)
+                / nullif(cast(events.amount as double), 0)', 4) }}
         end as amount_base,
         items._is_revision
     from items

@@ -88,7 +88,7 @@ visits as (
         coalesce(min(case when traffic <> 'customer' then traffic end), 'customer') as traffic,
         min(occurred_at) as started_at,
         max(occurred_at) as ended_at,
-        coalesce(sum(cast(dwell_seconds as decimal(18, 6))), 0) as duration_seconds,
+        coalesce(sum({{ decimal_of('dwell_seconds', 6) }}), 0) as duration_seconds,
         count(*) as event_count,
         sum(is_new_view) as page_views,
         min_by(url, case when url is not null then event_number end) as entry_url,
