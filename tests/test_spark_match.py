@@ -69,7 +69,11 @@ class Engines:
         table = pa.table({column: pa.array([row.get(column) for row in rows], types[kind]) for column, kind in kinds.items()})
         self.connection.register("arrow", table)
         self.connection.execute(f"create or replace table given_{name} as from arrow")
-        self.spark.createDataFrame(table).createOrReplaceTempView(f"given_{name}")
+        if rows:
+            self.spark.createDataFrame(table).createOrReplaceTempView(f"given_{name}")
+        else:  # a client of a server would not take the types of a table without rows
+            nulls = (f"cast(null as {kind.replace('varchar', 'string')}) as {column}" for column, kind in kinds.items())
+            self.spark.sql(f"create or replace temporary view given_{name} as select {', '.join(nulls)} where false")
 
     def run(self, step: str, query: str) -> None:
         from dagster_project.lib.spark.adapter import Build
@@ -185,7 +189,7 @@ def test_customers_are_grouped_as_on_duckdb(engines: Engines) -> None:
     """Chains and crowds of likely pairs, of which some are contradicted; and nothing is grouped again while nothing changed."""
     chance = random.Random(8)
     pairs = {}
-    for group in range(60):
+    for group in range(40):
         members = [f"c{chance.randrange(10**6):06}g{group}" for _ in range(chance.randrange(2, 9))]
         for left, right in itertools.combinations(sorted(set(members)), 2):
             if chance.random() < 0.6:
@@ -194,8 +198,8 @@ def test_customers_are_grouped_as_on_duckdb(engines: Engines) -> None:
                 grade = "near_miss" if likely < 0.5 else "advertising" if likely < 0.95 or contradiction else "lifecycle"
                 pairs[left, right] = {"match_probability": likely, "contradiction": contradiction, "grade": grade}
     crowd = [f"x{number:04}" for number in range(groups.LARGEST + 1)]  # so many are nobody
-    for left, right in itertools.pairwise(crowd):
-        pairs[left, right] = {"match_probability": 0.99, "contradiction": None, "grade": "lifecycle"}
+    for right in crowd[1:]:
+        pairs[crowd[0], right] = {"match_probability": 0.99, "contradiction": None, "grade": "lifecycle"}
     engines.give("pairs", PAIRS, [{"left_id": left, "right_id": right} | pair for (left, right), pair in pairs.items()])
     for execute in (engines.connection.execute, engines.spark.sql):
         execute(

@@ -155,6 +155,10 @@ class Spark(Backend):
     def values(self, name: str, columns: Mapping[str, tuple[str, Sequence[Any]]]) -> None:
         import pyarrow as pa
 
+        if not any(len(given) for _, given in columns.values()):  # of which a client of a server would not take the types
+            shown = ", ".join(f"cast(null as {kind}) as {column}" for column, (kind, _) in columns.items())
+            self.execute(f"create or replace temporary view {name} as select {shown} where false")
+            return
         kinds = {"string": pa.string(), "double": pa.float64(), "bigint": pa.int64()}
         table = pa.table({column: pa.array(given, kinds[kind]) for column, (kind, given) in columns.items()})
         self.work.session.createDataFrame(table).createOrReplaceTempView(name)
