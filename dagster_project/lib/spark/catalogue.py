@@ -8,7 +8,7 @@ reads (checks, serving, publication, console) goes on as before.
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 STAMP = "_seq"  # partitions tables that grow: the number of the write
+STAGING = "staging"  # schema of what was ingested
 SCRATCH = "scratch"  # schema of tables that are needed for a while
 
 
@@ -182,8 +183,11 @@ class Catalogue:
             partitions = _partitions(session, name)
         return Table(name, folder[len(root) + 1 :], tuple(columns.items()), partitions)
 
-    def mirror(self, connection: "duckdb.DuckDBPyConnection", nodes: Iterable[str] | None = None) -> None:
-        """Make views of DuckDB over the noted tables, of all or some nodes, in place of what has their names."""
+    def mirror(self, connection: "duckdb.DuckDBPyConnection") -> None:
+        """Make views of DuckDB over the noted tables, in place of what has their names.
+
+        Staging is left alone: its tables are DuckDB's own, of which Spark has a copy.
+        """
         self.storage.register(connection)
         known = {
             f"{schema}.{name}": kind
@@ -193,7 +197,7 @@ class Catalogue:
             ).fetchall()
         }
         for note in self.notes():
-            if nodes is not None and note.node not in nodes:
+            if note.node.startswith(f"{STAGING}."):
                 continue
             for table in note.tables:
                 if table.query:
