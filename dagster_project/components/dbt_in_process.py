@@ -4,7 +4,7 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -59,6 +59,21 @@ class DbtInProcess(DbtProjectComponent):
             os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), here])
         onefold_dbt.parse(Home.from_environment().prepare())
         return self.build_defs_from_state(context, None)
+
+    @cached_property
+    def _specs(self) -> dict[str, dg.AssetSpec]:
+        return {}
+
+    def get_asset_spec(self, manifest: Mapping[str, Any], unique_id: str, project: DbtProject | None) -> dg.AssetSpec:
+        """A table's name as the asset's key, its schema as the group."""
+        if unique_id not in self._specs:  # asked for with each reader and each test of a node
+            node = self.get_resource_props(manifest, unique_id)
+            self._specs[unique_id] = (
+                super()
+                .get_asset_spec(manifest, unique_id, project)
+                .replace_attributes(key=[node["schema"], node.get("alias") or node["name"]], group_name=node["schema"])
+            )
+        return self._specs[unique_id]
 
     def execute(self, context: dg.AssetExecutionContext, dbt: DbtCliResource) -> Iterator[Any]:
         home = Home.from_environment().prepare()
