@@ -7,6 +7,7 @@ import shutil
 import sys
 import threading
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dagster_project.lib.errors import OnefoldError
@@ -35,6 +36,7 @@ _LOCAL = {
     "spark.driver.memory": "3g",
     "spark.sql.shuffle.partitions": "4",
     "spark.log.level": "ERROR",
+    "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={Path(__file__).with_name('log4j2.properties').as_uri()}",
 }
 
 
@@ -54,6 +56,7 @@ def session(home: Home) -> "SparkSession":
             raise OnefoldError("PySpark is not installed: pip install 'onefold[spark]'")
         if not settings.remote and not (shutil.which("java") or os.environ.get("JAVA_HOME")):
             raise OnefoldError("Spark needs a Java runtime (17 or later): install one, for example openjdk-17-jre-headless")
+        warnings.filterwarnings("ignore", message="PySpark does not yet fully support pandas")  # nothing here uses it
         conf = settings.conf
         started = connect(settings.remote, MEANING | conf) if settings.remote else _start(settings.master, conf)
         _running[str(home.path)] = started
@@ -81,10 +84,8 @@ def _is_remote(running: "SparkSession") -> bool:
 
 def _start(master: str, conf: dict[str, str]) -> "SparkSession":
     """A session whose engine is in this process."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="PySpark does not yet fully support pandas")  # nothing here uses it
-        from pyspark.errors import PySparkException
-        from pyspark.sql import SparkSession
+    from pyspark.errors import PySparkException
+    from pyspark.sql import SparkSession
 
     logging.getLogger("SQLQueryContextLogger").disabled = True  # every error is raised as well
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # the Python of workers on this machine

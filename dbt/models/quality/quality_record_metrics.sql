@@ -20,16 +20,21 @@ reach as (
     group by customer_id
 ),
 
-attached as (
-    select
-        coalesce(named.channel, '*') as channel,
-        coalesce(named.identifier_type, '*') as identifier_type,
-        count(*) as records,
-        count(named.customer_id) as integrated,
-        count(case when reach.is_matched then 1 end) as matched
+linked as (
+    select named.channel, named.identifier_type, named.customer_id, reach.is_matched
     from named
     left join reach on reach.customer_id = named.customer_id
-    group by grouping sets ((named.channel, named.identifier_type), (named.channel), ())
+),
+
+-- The total is there also where there is no record; as a grouping set, not every engine has it then.
+attached as (
+    select
+        channel, coalesce(identifier_type, '*') as identifier_type,
+        count(*) as records, count(customer_id) as integrated, count(case when is_matched then 1 end) as matched
+    from linked
+    group by grouping sets ((channel, identifier_type), (channel))
+    union all
+    select '*', '*', count(*), count(customer_id), count(case when is_matched then 1 end) from linked
 ),
 
 -- With a single channel that names people there is nothing to match with.
