@@ -49,6 +49,13 @@ def test_what_is_written_for_spark_reads_as_it_was(home: Home, storage: str) -> 
             copy_to(connection, catalogue.storage, table, f"where _seq = {stamp}", f"{table.folder}/_seq={stamp}")
         read = connection.execute(f"select * from ({catalogue.in_duckdb(table)}) order by _seq").fetchall()
         assert read == ROWS
+        # A build's end shows what Spark made under the tables' names; what was ingested stays DuckDB's.
+        catalogue.commit(Note("staging.things", 9, (table,)))
+        catalogue.commit(Note("cleaned.things", 9, (Table("cleaned.things", table.folder, columns, (9,)),)))
+        catalogue.mirror(connection)
+        kinds = "select table_schema, table_type from information_schema.tables where table_name = 'things' order by 1"
+        assert connection.execute(kinds).fetchall() == [("cleaned", "VIEW"), ("staging", "BASE TABLE")]
+        assert connection.execute("from cleaned.things").fetchall() == ROWS[1:]
         # What is not noted is not there, and a table without rows has its columns.
         some = Table(table.name, table.folder, columns, (9,))
         assert connection.execute(catalogue.in_duckdb(some)).fetchall() == ROWS[1:]
@@ -121,3 +128,9 @@ def test_a_difference_names_table_key_column_and_both_values(tmp_path, monkeypat
     assert [str(each) for each in compare.compare(*homes, ["unified.more"]).differences] == [
         "unified.more: there is no such table here, there is one there"
     ]
+
+
+def test_homes_with_keys_of_their_own_are_not_compared(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ONEFOLD_KEY")
+    with pytest.raises(OnefoldError, match="different keys"):
+        compare.compare(*(Home(tmp_path / name).prepare() for name in ("ours", "theirs")))

@@ -7,6 +7,7 @@ from typing import Any
 
 import duckdb
 
+from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home, quoted
 from dagster_project.lib.progress import tell
 
@@ -56,10 +57,18 @@ def compare(home: Home, other: Home, tables: Iterable[str] = (), ignored: Iterab
     Args:
         tables: only these (`schema.table`); by default those of every layer that either home has.
         ignored: more columns that are not looked at.
+
+    Raises:
+        OnefoldError: the homes have different keys.
     """
     left_out = OF_THE_WAY | set(ignored)
     with home.scratch() as scratch:
         ours, theirs = _columns(home), _columns(other)
+        if home.key != other.key:
+            raise OnefoldError(
+                "the homes have different keys, of which customer ids and tokens are made: compare with a copy of this home, "
+                "or give both the same secret.key before their first refresh"
+            )
         names = sorted(set(tables) or (ours.keys() | theirs.keys()))
         found: list[Difference] = []
         rows = differing = 0

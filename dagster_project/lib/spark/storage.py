@@ -60,5 +60,6 @@ class Storage:
 
     def register(self, connection: Any) -> None:
         """Let a DuckDB connection read and write here."""
-        if not self.is_local:
+        protocols = {self.files.protocol} if isinstance(self.files.protocol, str) else set(self.files.protocol)
+        if not self.is_local and not protocols & set(connection.list_filesystems()):
             connection.register_filesystem(self.files)
