@@ -9,6 +9,7 @@ from dagster_project.lib import compare
 from dagster_project.lib.engine import built_on, note_engine, target_of
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
+from dagster_project.lib.live import Live
 from dagster_project.lib.spark.catalogue import Catalogue, Note, Table
 from dagster_project.lib.spark.staging import copy_to, spark_columns
 
@@ -92,6 +93,8 @@ def test_a_home_stays_on_its_engine_unless_told(home: Home, monkeypatch: pytest.
     assert (built_on(home), target_of(home)) == ("duckdb", "duckdb")
     note_engine(home, "spark")
     assert (built_on(home), target_of(home)) == ("spark", "spark")
+    with pytest.raises(OnefoldError, match="the continuous mode builds on DuckDB"):
+        Live(home, lambda done: None)
     (home.path / "onefold.yaml").write_text("target: duckdb")
     assert target_of(home) == "duckdb"
     monkeypatch.setenv("ONEFOLD_TARGET", "spark")

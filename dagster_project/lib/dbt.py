@@ -148,11 +148,12 @@ def run(
     from dbt.cli.main import dbtRunner
 
     manifest, engine = parse(home), target_of(home, target)
+    moment = _text_of(as_of or datetime.now(UTC))
     session, read = None, []
     if engine == "spark":
         from dagster_project.lib.spark import run as spark
 
-        session, read = spark.session(home), views(home)  # before the lock is taken: they take seconds
+        session, read = spark.session(home), views(home, moment)  # before the lock is taken: they take seconds
     if without_tests:
         arguments = [*arguments, "--cache-selected-only"]
     with _LOCK, home.writing(f"dbt {arguments[0]}"):
@@ -174,7 +175,6 @@ def run(
                         log.warning("rows of %s were withdrawn: every model is built anew, ids are kept", ", ".join(tables))
                 _note_build(connection, home, refresh, full="--full-refresh" in arguments and is_whole)
                 definitions.note(connection, manifest.nodes.values())
-        moment = (as_of or datetime.now(UTC)).replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
         os.environ["ONEFOLD_HOME"] = str(home.path)  # read by profiles.yml
         changed = finished_project(home) != project_state(home)
         given = {**project_variables(home), "seq": seq, "as_of": moment, "project_changed": changed, **(variables or {})}
@@ -194,6 +194,11 @@ def run(
         finally:
             # dbt leaves the file open, which would shut out every other process.
             DuckDBConnectionManager.close_all_connections()
+
+
+def _text_of(moment: datetime) -> str:
+    """A moment as models are given it."""
+    return moment.replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
 
 
 def _settle_engine(home: Home, connection, manifest: Any, engine: str, seq: int, is_whole: bool) -> None:
@@ -219,6 +224,10 @@ def _settle_engine(home: Home, connection, manifest: Any, engine: str, seq: int,
         log.info("moving to DuckDB, with the state of %s", ", ".join(move.to_duckdb(home, connection, nodes)) or "nothing")
 
 
+# What stands in what is compiled once for the two variables that differ from refresh to refresh.
+_NEVER, _LATER = 987_654_321_987_654_321, datetime(2345, 6, 7, 8, 9, 10, 111213)
+
+
 @dataclass(frozen=True)
 class DataTest:
     """One of dbt's data tests, ready to run: it gives the rows that are wrong."""
@@ -229,16 +238,15 @@ class DataTest:
 
     def wrong(self, connection: duckdb.DuckDBPyConnection, as_of: datetime, tested_from: int) -> int:
         """How many rows are wrong, of those written since `tested_from`."""
-        moment = as_of.replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
-        sql = self.sql.replace(str(_NEVER), str(tested_from)).replace(str(_LATER), moment)
+        sql = self.sql.replace(str(_NEVER), str(tested_from)).replace(str(_LATER), _text_of(as_of))
         return connection.execute(f"select count(*) from ({sql}) as wrong").fetchone()[0]
 
 
 _views: dict[tuple[str, str], list[tuple[str, str]]] = {}
 
 
-def views(home: Home) -> list[tuple[str, str]]:
-    """The views of the project as DuckDB reads them, (schema.table, query), each after those that it reads."""
+def views(home: Home, moment: str) -> list[tuple[str, str]]:
+    """The views of the project as DuckDB reads them at a moment, (schema.table, query), each after those that it reads."""
     state = (json.dumps(project_variables(home), sort_keys=True), _fingerprint())
     if state not in _views:
         from dbt.adapters.duckdb.connections import DuckDBConnectionManager
@@ -247,7 +255,8 @@ def views(home: Home) -> list[tuple[str, str]]:
         arguments = [*_QUIET, "compile", "--select", "config.materialized:view", "--no-introspect", "--no-populate-cache"]
         with _LOCK:
             os.environ["ONEFOLD_HOME"] = str(home.path)  # read by profiles.yml
-            done = dbtRunner(manifest=parse(home)).invoke([*arguments, *_folders(home), "--vars", state[0]])
+            variables = {**project_variables(home), "as_of": str(_LATER)}
+            done = dbtRunner(manifest=parse(home)).invoke([*arguments, *_folders(home), "--vars", json.dumps(variables)])
             DuckDBConnectionManager.close_all_connections()
         if not done.success:
             raise OnefoldError(failures(done))
@@ -255,11 +264,9 @@ def views(home: Home) -> list[tuple[str, str]]:
         read = manifest(home)
         order = sorted(nodes, key=lambda node: (len(ancestors(read, node) & set(nodes)), node))
         _views[state] = [(f"{nodes[n].schema}.{nodes[n].alias}", nodes[n].compiled_code) for n in order]
-    return _views[state]
+    return [(name, query.replace(str(_LATER), moment)) for name, query in _views[state]]
 
 
-# What stands in compiled tests for the two variables that differ from refresh to refresh.
-_NEVER, _LATER = 987_654_321_987_654_321, datetime(2345, 6, 7, 8, 9, 10, 111213)
 _tests: dict[tuple[str, str], list[DataTest]] = {}
 
 
@@ -273,7 +280,9 @@ def data_tests(home: Home) -> list[DataTest]:
     """
     state = (json.dumps(project_variables(home), sort_keys=True), _fingerprint())
     if state not in _tests:
-        done = run(home, ["compile", "--select", "test_type:data"], as_of=_LATER, variables={"tested_from": _NEVER})
+        done = run(
+            home, ["compile", "--select", "test_type:data"], as_of=_LATER, variables={"tested_from": _NEVER}, target="duckdb"
+        )
         if not done.success:
             raise OnefoldError(failures(done))
         _tests[state] = [

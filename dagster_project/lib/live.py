@@ -21,6 +21,7 @@ import yaml
 
 from dagster_project.lib import dbt, quality, quality_pages, serving
 from dagster_project.lib.contracts import load_channels
+from dagster_project.lib.engine import target_of
 from dagster_project.lib.errors import OnefoldError, with_remedy
 from dagster_project.lib.home import PROJECT_ROOT, Home
 from dagster_project.lib.ingest import EntityLoad, ingest_channel, new_files
@@ -61,6 +62,11 @@ class Live:
     """The warm process; `passes` yields one Pass for each lot of new files."""
 
     def __init__(self, home: Home, report: Callable[[Pass], None], serve_every: float = 60.0) -> None:
+        if (engine := target_of(home)) != "duckdb":
+            raise OnefoldError(
+                f"the continuous mode builds on DuckDB, and this home is on {engine}: schedules and sensors of `onefold dev` "
+                "refresh it"
+            )
         self.home, self.report, self.serve_every = home.prepare(), report, serve_every
         self.state = State(home)
         self._served_at = 0.0
