@@ -9,8 +9,8 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -187,13 +187,27 @@ def run(
             return dbtRunner(manifest=parsed, callbacks=[on_event] if on_event else []).invoke([*command, *options])
 
         if session is not None:
-            with spark.building(home, session, seq, read) as threads:
+            with spark.building(home, session, seq, read) as threads, _nothing_written() if quiet else nullcontext():
                 return invoke(_parsed_for_spark(home), *_folders(home, "spark"), "--threads", str(threads))
         try:
-            return invoke(manifest, *_folders(home))
+            with _nothing_written() if quiet else nullcontext():
+                return invoke(manifest, *_folders(home))
         finally:
             # dbt leaves the file open, which would shut out every other process.
             DuckDBConnectionManager.close_all_connections()
+
+
+@contextmanager
+def _nothing_written() -> Iterator[None]:
+    """dbt writes the SQL of each node that it compiles or runs, for which it has no option: a tenth of a small refresh."""
+    from dbt.contracts.graph import nodes
+
+    before = nodes.write_file
+    nodes.write_file = lambda path, contents: True
+    try:
+        yield
+    finally:
+        nodes.write_file = before
 
 
 def _text_of(moment: datetime) -> str:

@@ -42,9 +42,6 @@ class EventLog(SqliteEventLogStorage):
         if self._engines is None:
             self._engines = OrderedDict()
         engine = self._engines.get(shard)
-        if engine is not None and not Path(self.path_for_shard(shard)).exists():
-            self._close(shard)  # the file of a deleted run
-            engine = None
         if engine is None:
             engine = create_engine(
                 self.conn_string_for_shard(shard),
@@ -71,11 +68,18 @@ class EventLog(SqliteEventLogStorage):
             with suppress(Exception):
                 engine.dispose()
 
-    def dispose(self) -> None:
-        super().dispose()
+    def _close_all(self) -> None:
         with self._db_lock:
             for shard in list(self._engines or ()):
                 self._close(shard)
+
+    def wipe(self) -> None:
+        self._close_all()  # the files go
+        super().wipe()
+
+    def dispose(self) -> None:
+        super().dispose()
+        self._close_all()
 
 
 class History(DagsterSqliteStorage):
