@@ -62,8 +62,8 @@ def compare(home: Home, other: Home, tables: Iterable[str] = (), ignored: Iterab
         OnefoldError: the homes have different keys.
     """
     left_out = OF_THE_WAY | set(ignored)
-    with home.scratch() as scratch:
-        ours, theirs = _columns(home), _columns(other)
+    with home.scratch() as scratch, home.connect("comparison") as here, other.connect("comparison") as there:
+        ours, theirs = _columns(here), _columns(there)
         if home.key != other.key:
             raise OnefoldError(
                 "the homes have different keys, of which customer ids and tokens are made: compare with a copy of this home, "
@@ -74,8 +74,8 @@ def compare(home: Home, other: Home, tables: Iterable[str] = (), ignored: Iterab
         rows = differing = 0
         for done, name in enumerate(names, 1):
             if name not in ours or name not in theirs:
-                there = ("there is no such table", "there is one")
-                found.append(Difference(name, "", "", there[name in ours], there[name in theirs]))
+                said = ("there is no such table", "there is one")
+                found.append(Difference(name, "", "", said[name in ours], said[name in theirs]))
                 differing += 1
                 continue
             columns = [c for c in ours[name] if c in theirs[name] and c not in left_out]
@@ -84,8 +84,9 @@ def compare(home: Home, other: Home, tables: Iterable[str] = (), ignored: Iterab
                 found.append(Difference(f"{name}.{column}", "", "", *kinds))
                 differing += 1
             files = [scratch / "ours.parquet", scratch / "theirs.parquet"]
-            for each, file in zip((home, other), files, strict=True):
-                _write(each, name, columns, file)
+            for connection, file in zip((here, there), files, strict=True):
+                listed = ", ".join(f'"{column}"' for column in columns)
+                connection.execute(f"copy (select {listed} from {name}) to '{quoted(file)}' (format parquet)")
             counted, wrong, told = _compare_rows(name, {c: (ours[name][c], theirs[name][c]) for c in columns}, *files)
             rows, differing = rows + counted, differing + wrong
             found += told
@@ -93,25 +94,18 @@ def compare(home: Home, other: Home, tables: Iterable[str] = (), ignored: Iterab
     return Comparison(len(names), rows, differing, found)
 
 
-def _columns(home: Home) -> dict[str, dict[str, str]]:
+def _columns(connection: duckdb.DuckDBPyConnection) -> dict[str, dict[str, str]]:
     """Column types of a home's tables, by `schema.table`; without those whose name begins with _, which are a layer's own."""
-    with home.connect("comparison") as connection:
-        rows = connection.execute(
-            "select concat(table_schema, '.', table_name), column_name, data_type from information_schema.columns "
-            "where table_catalog = current_catalog() and table_schema in (select unnest($layers)) "
-            "and not starts_with(table_name, '_') order by 1, ordinal_position",
-            {"layers": list(LAYERS)},
-        ).fetchall()
+    rows = connection.execute(
+        "select concat(table_schema, '.', table_name), column_name, data_type from information_schema.columns "
+        "where table_catalog = current_catalog() and table_schema in (select unnest($layers)) "
+        "and not starts_with(table_name, '_') order by 1, ordinal_position",
+        {"layers": list(LAYERS)},
+    ).fetchall()
     tables: dict[str, dict[str, str]] = {}
     for table, column, kind in rows:
         tables.setdefault(table, {})[column] = kind
     return tables
-
-
-def _write(home: Home, table: str, columns: list[str], file: Path) -> None:
-    with home.connect("comparison") as connection:
-        listed = ", ".join(f'"{column}"' for column in columns)
-        connection.execute(f"copy (select {listed} from {table}) to '{quoted(file)}' (format parquet)")
 
 
 def _compare_rows(
