@@ -1,11 +1,13 @@
 """A sample company and its refreshes, up to their checks."""
 
 from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 
 from dagster_project.lib import answers, dbt, quality
 from dagster_project.lib.contracts import load_channels
 from dagster_project.lib.home import Home
 from dagster_project.lib.ingest import ingest_channel
+from dagster_project.lib.refresh import scope_of
 from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import State
 from simulator import simulate
@@ -25,8 +27,10 @@ def build_company(home: Home) -> None:
 
 
 def ingest_all(home: Home) -> None:
+    """Load what lies in landing; no file is refused."""
     for channel in load_channels(home).values():
-        ingest_channel(home, channel, Settings.of(home))
+        for load in ingest_channel(home, channel, Settings.of(home)):
+            assert not load.refused, load.refused
 
 
 def run_refresh(home: Home, number: int, *arguments: str, finished: bool = True) -> None:
@@ -42,3 +46,21 @@ def run_refresh(home: Home, number: int, *arguments: str, finished: bool = True)
             quality.judge(home, connection, suite, number)
     if finished:
         state.finish_refresh(refresh)
+
+
+def refresh(home: Home, as_of: datetime) -> list[str]:
+    """What the job refresh does but serving, without Dagster and with data tests compiled once; gives the blocking suites that
+    failed, which stop nothing here."""
+    state = State(home)
+    begun = state.refresh(uuid4().hex, as_of)
+    scope = scope_of(home, state, begun)
+    result = dbt.run(home, [*CHAIN, *scope.arguments(dbt.manifest(home))], as_of=begun.as_of, variables=scope.variables)
+    assert result.success, dbt.failures(result)
+    with home.connect("test") as connection:
+        tested_from = scope.variables["tested_from"]
+        wrong = {test.name: test.wrong(connection, begun.as_of, tested_from) for test in dbt.data_tests(home)}
+        verdicts = [quality.judge(home, connection, suite, begun.number) for suite in quality.suites()]
+    assert not any(wrong.values()), wrong
+    state.finish_refresh(begun)
+    dbt.note_finished_project(home)
+    return [verdict.suite.name for verdict in verdicts if verdict.suite.blocking and not verdict.success]

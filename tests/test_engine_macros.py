@@ -497,6 +497,7 @@ def test_duckdb_gives_what_is_written(rendered: Callable[[str], list[str]], numb
     ]
 
 
+@pytest.mark.spark
 @pytest.mark.parametrize(("number", "case"), list(enumerate(case for _, case in CALLS)), ids=NAMES)
 def test_spark_gives_the_same(rendered: Callable[[str], list[str]], number: int, case: Case) -> None:
     session = spark.session()

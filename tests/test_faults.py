@@ -20,7 +20,6 @@ from pathlib import Path
 import pytest
 from comparing import Tables, all_tables, differences
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter, build_sensor_context
-from dagster._core.instance.ref import InstanceRef
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 from dagster._core.test_utils import create_run_for_test
 from faults import Order, Run, Runner, runner
@@ -88,8 +87,12 @@ def outcome(home: Home) -> Tables:
     return tables
 
 
-def dagster(home: Home) -> DagsterInstance:
-    return DagsterInstance.from_ref(InstanceRef.from_dir(str(home.dagster)))
+@contextlib.contextmanager
+def dagster(home: Home) -> Iterator[DagsterInstance]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAGSTER_HOME", str(home.dagster))
+        with DagsterInstance.get() as instance:
+            yield instance
 
 
 def loaded_last(home: Home) -> int:

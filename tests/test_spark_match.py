@@ -24,7 +24,8 @@ from dagster_project.lib.identity.comparable import COLUMNS
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-pytest.importorskip("pyspark", reason="the extra `spark` is not installed")
+pytestmark = pytest.mark.spark
+pytest.importorskip("pyspark", reason="the extra spark is not installed: make test-spark")
 
 AS_OF = datetime(2026, 6, 1)
 WEIGHTS = {"match_weight", "match_probability"}  # sums of floats
