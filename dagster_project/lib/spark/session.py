@@ -29,6 +29,7 @@ MEANING = {
     "spark.sql.sources.default": "parquet",
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
 }
+_LOGGING = Path(__file__).with_name("log4j2.properties")
 # For an engine in this process, where nothing else is said.
 _LOCAL = {
     "spark.ui.enabled": "false",
@@ -36,7 +37,8 @@ _LOCAL = {
     "spark.driver.memory": "3g",
     "spark.sql.shuffle.partitions": "4",
     "spark.log.level": "ERROR",
-    "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={Path(__file__).with_name('log4j2.properties').as_uri()}",
+    # Plans of many steps nest deeply, and Java reads them on the stack of a task, which has 1 MB by itself.
+    "spark.driver.extraJavaOptions": f"-Xss8m -Dlog4j2.configurationFile={_LOGGING.as_uri()}",
 }
 
 
