@@ -54,6 +54,22 @@ def test_a_manifest_that_a_full_disk_cut_off_is_written_anew(tmp_path: Path) -> 
     assert dbt.manifest(home)["nodes"] == whole["nodes"]
 
 
+def test_data_tests_are_compiled_once_for_a_state_of_the_project(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = dbt.target_folder(home) / "data_tests.json"
+    monkeypatch.setattr(dbt, "_tests", {})
+    compiled = dbt.data_tests(home)
+    assert {test.unique_id for test in compiled} == {n for n in dbt.manifest(home)["nodes"] if n.startswith("test.")}
+    monkeypatch.setattr(dbt, "_tests", {})
+    with monkeypatch.context() as patch:
+        patch.setattr(dbt, "_compile_tests", None)  # another process reads what is kept
+        assert dbt.data_tests(home) == compiled
+    for content in (kept.read_text()[:1000], json.dumps({"state": "another", "tests": []})):
+        kept.write_text(content)
+        monkeypatch.setattr(dbt, "_tests", {})
+        monkeypatch.setattr(dbt, "_compile_tests", lambda _: [["test.x", "x", [], "select 1"]])
+        assert [test.name for test in dbt.data_tests(home)] == ["x"]
+
+
 def test_every_entity_of_every_channel_is_an_asset_with_owner_kind_and_description(home: Home, loaded: dg.Definitions) -> None:
     specs = {spec.key.to_user_string(): spec for spec in loaded.resolve_all_asset_specs()}
     for channel in load_channels(home).values():

@@ -238,6 +238,7 @@ def _settle_engine(home: Home, connection, manifest: Any, engine: str, seq: int,
         log.info("moving to DuckDB, with the state of %s", ", ".join(move.to_duckdb(home, connection, nodes)) or "nothing")
 
 
+BUILT = ("model.", "seed.")  # of dbt's unique ids, how those of tables begin
 # What stands in what is compiled once for the two variables that differ from refresh to refresh.
 _NEVER, _LATER = 987_654_321_987_654_321, datetime(2345, 6, 7, 8, 9, 10, 111213)
 
@@ -246,8 +247,9 @@ _NEVER, _LATER = 987_654_321_987_654_321, datetime(2345, 6, 7, 8, 9, 10, 111213)
 class DataTest:
     """One of dbt's data tests, ready to run: it gives the rows that are wrong."""
 
+    unique_id: str  # dbt's
     name: str
-    reads: frozenset[str]  # dbt's unique ids of the models it reads
+    reads: frozenset[str]  # dbt's unique ids of the models and seeds it reads
     sql: str  # as of _LATER, for rows written since _NEVER
 
     def wrong(self, connection: duckdb.DuckDBPyConnection, as_of: datetime, tested_from: int) -> int:
@@ -285,26 +287,46 @@ _tests: dict[tuple[str, str], list[DataTest]] = {}
 
 
 def data_tests(home: Home) -> list[DataTest]:
-    """All data tests whose failure is an error, compiled once a process for each state of the project's files.
+    """All data tests whose failure is an error, compiled once for each state of the project's files.
 
-    dbt takes 40 ms for a test, whatever it asks; asked directly it takes as long as its query.
+    dbt takes 40 ms for a test, whatever it asks; asked directly it takes as long as its query. Kept in the home's
+    `dbt/data_tests.json` for other processes.
 
     Raises:
         OnefoldError: with dbt's own message.
     """
     state = (json.dumps(project_variables(home), sort_keys=True), _fingerprint())
     if state not in _tests:
-        done = run(
-            home, ["compile", "--select", "test_type:data"], as_of=_LATER, variables={"tested_from": _NEVER}, target="duckdb"
-        )
-        if not done.success:
-            raise OnefoldError(failures(done))
-        _tests[state] = [
-            DataTest(node.name, frozenset(n for n in node.depends_on.nodes if n.startswith("model.")), node.compiled_code)
-            for node in (result.node for result in done.result.results)
-            if node.config.severity.lower() == "error"
-        ]
+        file, mark = target_folder(home) / "data_tests.json", project_state(home)
+        kept = _read_tests(file, mark)
+        if kept is None:
+            kept = _compile_tests(home)
+            draft = file.with_name(f".data_tests-{os.getpid()}.json")  # another process may read it just now
+            draft.write_text(json.dumps({"state": mark, "tests": kept}), encoding="utf-8")
+            draft.replace(file)
+        _tests[state] = [DataTest(unique_id, name, frozenset(reads), sql) for unique_id, name, reads, sql in kept]
     return _tests[state]
+
+
+def _read_tests(file: Path, state: str) -> list[list[Any]] | None:
+    try:
+        written = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none yet, or half of it from a machine that went down
+        return None
+    return written["tests"] if written["state"] == state else None
+
+
+def _compile_tests(home: Home) -> list[list[Any]]:
+    done = run(
+        home, ["compile", "--select", "test_type:data"], as_of=_LATER, variables={"tested_from": _NEVER}, target="duckdb"
+    )
+    if not done.success:
+        raise OnefoldError(failures(done))
+    return [
+        [node.unique_id, node.name, sorted(n for n in node.depends_on.nodes if n.startswith(BUILT)), node.compiled_code]
+        for node in (result.node for result in done.result.results)
+        if node.config.severity.lower() == "error"
+    ]
 
 
 @dataclass(frozen=True)
