@@ -272,23 +272,37 @@ def test_a_fallen_match_rate_blocks_everything_built_on_it(copy: Home) -> None:
 
 
 def test_rows_that_a_data_test_finds_wrong_stop_what_reads_them(copy: Home) -> None:
+    """Customer ids above all, which keep what they were told."""
+    event = {"event_id": "x", "event_name": "page_viewed", "occurred_at": "2026-10-30T10:00:00Z", "anonymous_id": "stranger"}
+    _land(copy, "web/events/stranger.jsonl", [event])
+    assert run_job(copy, "ingest", channel=load_channels(copy)["web"]).success
     with copy.connect("test") as connection:
-        connection.execute("insert into identity.sightings select * from identity.sightings limit 1")
+        connection.execute("insert into cleaned.web_events select * from cleaned.web_events limit 1")
     served = (copy.serving / "current").resolve()
+    stranger = "select count(*) from identity.assignments where identifier_value = 'stranger'"
     result = run_job(copy, "refresh", tags={"onefold/as_of": "2026-11-01"})  # whole tables are tested once a day
     assert not result.success
-    assert "unique_identity_sightings_sighting_id: 1 rows are wrong" in " ".join(problems(result))
+    assert "unique_cleaned_web_events_record_id: 1 rows are wrong" in " ".join(problems(result))
     checks = {(check.asset_key, check.check_name): check for check in result.get_asset_check_evaluations()}
     [wrong] = [check for check in checks.values() if not check.passed and "rows_wrong" in check.metadata]
-    assert (wrong.check_name, wrong.metadata["rows_wrong"].value) == ("unique_identity_sightings_sighting_id", 1)
+    assert (wrong.check_name, wrong.metadata["rows_wrong"].value) == ("unique_cleaned_web_events_record_id", 1)
     # Every other data test of the step was answered, too; those of later steps were not asked.
     answered = {name for _, name in checks}
     manifest = dbt.manifest(copy)
     tests = {test.name: {manifest["nodes"][node]["schema"] for node in test.reads} for test in dbt.data_tests(copy)}
-    early, late = {"reference", "cleaned", "identity"}, {"unified", "tags", "audiences", "analytics"}
-    assert {name for name, schemas in tests.items() if name.startswith("unique_") and schemas <= early} <= answered
+    early, late = {"reference", "cleaned"}, {"identity", "unified", "tags", "audiences", "analytics"}
+    asked = {"unique_cleaned_events_event_id", "not_null_cleaned_web_events_record_id"}
+    assert asked <= {name for name, schemas in tests.items() if schemas <= early} & answered
     assert not {name for name, schemas in tests.items() if schemas & late} & answered
+    assert _rows(copy, stranger) == [(0,)]
     assert (copy.serving / "current").resolve() == served
+
+    with copy.connect("test") as connection:
+        twice = "select max(rowid) from cleaned.web_events group by record_id having count(*) > 1"
+        connection.execute(f"delete from cleaned.web_events where rowid in ({twice})")
+    result = run_job(copy, "refresh", tags={"onefold/as_of": "2026-11-01"})
+    assert result.success, problems(result)
+    assert _rows(copy, stranger) == [(1,)]
 
 
 def test_nothing_is_published_whose_checks_are_not_on_record(copy: Home) -> None:

@@ -11,6 +11,7 @@ from dagster_project.definitions import defs
 from dagster_project.lib import dbt, quality
 from dagster_project.lib.contracts import load_channels
 from dagster_project.lib.home import Home
+from dagster_project.lib.live import steps
 from dagster_project.lib.publish import audiences
 from dagster_project.lib.serving import public_tables
 
@@ -68,6 +69,29 @@ def test_data_tests_are_compiled_once_for_a_state_of_the_project(home: Home, mon
         monkeypatch.setattr(dbt, "_tests", {})
         monkeypatch.setattr(dbt, "_compile_tests", lambda _: [["test.x", "x", [], "select 1"]])
         assert [test.name for test in dbt.data_tests(home)] == ["x"]
+    kept.unlink()
+
+
+def test_every_model_and_every_data_test_has_a_step(home: Home, manifest: dict) -> None:
+    """A test is asked after a step whose tables it reads, with none that are built later; wherever it stands, one is."""
+
+    def is_chosen(node: dict, part: str) -> bool:
+        method, _, value = part.rpartition(":")
+        return {
+            "path": node["original_file_path"].startswith(f"{value}/"),
+            "resource_type": node["resource_type"] == value,
+            "": node["name"] == value,
+        }[method]
+
+    nodes = {unique_id: node for unique_id, node in manifest["nodes"].items() if unique_id.startswith(dbt.BUILT)}
+    built, asked = [], set()
+    for _, select in steps():
+        here = {unique_id for unique_id, node in nodes.items() if any(is_chosen(node, part) for part in select)}
+        known = here.union(*(dbt.ancestors(manifest, node) for node in here))
+        asked |= {test.unique_id for test in dbt.data_tests(home) if test.reads & here and test.reads <= known}
+        built += here
+    assert sorted(built) == sorted(nodes)
+    assert asked == {test.unique_id for test in dbt.data_tests(home)}
 
 
 def test_every_entity_of_every_channel_is_an_asset_with_owner_kind_and_description(home: Home, loaded: dg.Definitions) -> None:

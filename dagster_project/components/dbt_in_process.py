@@ -23,7 +23,7 @@ from dagster_project.lib import dbt as onefold_dbt
 from dagster_project.lib.engine import target_of
 from dagster_project.lib.home import Home
 from dagster_project.lib.progress import tell_dbt
-from dagster_project.lib.refresh import scope_of
+from dagster_project.lib.refresh import leaving_out, scope_of
 from dagster_project.lib.state import State
 
 AS_OF_TAG = "onefold/as_of"
@@ -98,15 +98,13 @@ class DbtInProcess(DbtProjectComponent):
             arguments += ["--indirect-selection", params.indirect_selection]
         if full:
             arguments.append("--full-refresh")
-        if asks_tests:
-            arguments += ["--exclude-resource-type", "test"]
         left_out: dict[str, dg.AssetKey] = {}  # as good as built; without its output Dagster would skip what is downstream
         if not full and not context.is_subset:
-            arguments += scope.arguments(params.manifest)
             for node in scope.in_order(params.manifest):
                 key = params.dagster_dbt_translator.get_asset_spec(params.manifest, node, params.dbt_project).key
                 if key in context.selected_asset_keys:
                     left_out[node] = key
+            arguments += leaving_out(left_out, params.manifest)
         events: queue.SimpleQueue = queue.SimpleQueue()
 
         def on_event(event: Any) -> None:
@@ -123,6 +121,7 @@ class DbtInProcess(DbtProjectComponent):
                         as_of=refresh.as_of,
                         variables=scope.variables,
                         on_event=on_event,
+                        without_tests=asks_tests,
                         target=target,
                     )
                 )
@@ -165,18 +164,18 @@ def _ask_tests(
     known = built.union(*(onefold_dbt.ancestors(manifest, node) for node in built))
     asked = []
     for test in onefold_dbt.data_tests(home):
-        if test.reads & built and not test.reads & idle and test.reads <= known:
+        if test.reads & built - idle and test.reads <= known:
             key = get_asset_check_key_for_test(manifest, translator, test.unique_id, project=params.dbt_project)
             if key is None or key in context.selected_asset_check_keys:
                 asked.append((test, key))
     with home.connect("data tests") as connection:
-        wrong = {test.name: test.wrong(connection, as_of, tested_from) for test, _ in asked}
+        wrong = {test.unique_id: test.wrong(connection, as_of, tested_from) for test, _ in asked}
     for test, key in asked:
         if key is not None:  # it is on one table
-            metadata = {"unique_id": test.unique_id, "rows_wrong": wrong[test.name]}
-            passed = not wrong[test.name]
+            metadata = {"unique_id": test.unique_id, "rows_wrong": wrong[test.unique_id]}
+            passed = not wrong[test.unique_id]
             yield dg.AssetCheckResult(passed=passed, asset_key=key.asset_key, check_name=key.name, metadata=metadata)
-    if failed := [f"{name}: {rows} rows are wrong" for name, rows in wrong.items() if rows]:
+    if failed := [f"{test.name}: {wrong[test.unique_id]} rows are wrong" for test, _ in asked if wrong[test.unique_id]]:
         raise dg.Failure("\n".join(failed), allow_retries=False)
 
 

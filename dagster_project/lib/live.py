@@ -27,7 +27,7 @@ from dagster_project.lib.home import PROJECT_ROOT, Home
 from dagster_project.lib.ingest import EntityLoad, ingest_channel, new_files
 from dagster_project.lib.publish import Publication, audiences, publish
 from dagster_project.lib.reading import without_values
-from dagster_project.lib.refresh import scope_of
+from dagster_project.lib.refresh import leaving_out, scope_of
 from dagster_project.lib.settings import Settings
 from dagster_project.lib.state import Refresh, State
 from dagster_project.lib.stops import Stops
@@ -194,7 +194,7 @@ class Live:
 
             result = dbt.run(
                 self.home,
-                ["build", "--select", *select, *scope.arguments(manifest)],
+                ["build", "--select", *select, *leaving_out(scope.idle, manifest)],
                 as_of=done.refresh.as_of,
                 variables=scope.variables,
                 on_event=note,
@@ -203,7 +203,7 @@ class Live:
             if not result.success:
                 raise OnefoldError(dbt.failures(result))
             clock.lap(name)
-            ready = [test for test in tests if not test.reads & (waiting | scope.idle)]
+            ready = [test for test in tests if test.reads - scope.idle and not test.reads & waiting]
             self._test(ready, done.refresh, scope.variables["tested_from"])
             tests = [test for test in tests if test not in ready]
             clock.lap("tests")
@@ -218,8 +218,8 @@ class Live:
 
     def _test(self, tests: list[dbt.DataTest], refresh: Refresh, tested_from: int) -> None:
         with self.home.connect("data tests") as connection:
-            wrong = {test.name: test.wrong(connection, refresh.as_of, tested_from) for test in tests}
-        if failed := [f"{name}: {rows} rows are wrong" for name, rows in wrong.items() if rows]:
+            wrong = [(test.name, test.wrong(connection, refresh.as_of, tested_from)) for test in tests]
+        if failed := [f"{name}: {rows} rows are wrong" for name, rows in wrong if rows]:
             raise OnefoldError("\n".join(failed))
 
     def _check(self, done: Pass, layers: set[str]) -> None:

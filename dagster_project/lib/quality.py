@@ -127,11 +127,10 @@ def judge(home: Home, connection: duckdb.DuckDBPyConnection, suite: Suite, refre
         since: the refresh with which the suite's history begins, as somebody approved the change then.
 
     Raises:
-        OnefoldError: the refresh has computed no metrics, so that there is nothing to judge.
+        OnefoldError: the refresh has built nothing that could be judged.
     """
     prepare_results(connection)
-    measured = connection.execute("select count(*) from quality.record_metrics where refresh = ?", [refresh]).fetchone()[0]
-    if not measured:
+    if built_refresh(connection) != refresh:
         raise OnefoldError(f"refresh {refresh} has no metrics to judge; run the whole job: onefold refresh")
     values = {name: value for name, value in {"refresh": refresh, "since": since}.items() if f"${name}" in suite.query}
     cursor = connection.execute(filled_in(home, suite.query), values or None)

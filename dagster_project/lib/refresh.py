@@ -1,5 +1,6 @@
 """What one refresh has to build and test: models whose input did not change are left as they are."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +18,15 @@ class Scope:
     variables: dict[str, Any]
     idle: frozenset[str]  # dbt's unique ids of seeds and models that have nothing new
 
-    def arguments(self, manifest: dict[str, Any]) -> list[str]:
-        """dbt's arguments that leave the idle nodes out, with the tests on them."""
-        names = sorted(manifest["nodes"][node]["name"] for node in self.idle)
-        return ["--exclude", *names] if names else []
-
     def in_order(self, manifest: dict[str, Any]) -> list[str]:
         """The idle nodes, each after those it reads."""
         return sorted(self.idle, key=lambda node: (len(self.idle & dbt.ancestors(manifest, node)), node))
+
+
+def leaving_out(nodes: Iterable[str], manifest: dict[str, Any]) -> list[str]:
+    """dbt's arguments that leave nodes out, with the tests on them. dbt looks through its whole graph for each."""
+    names = sorted(manifest["nodes"][node]["name"] for node in nodes)
+    return ["--exclude", *names] if names else []
 
 
 def scope_of(home: Home, state: State, refresh: Refresh, *, full: bool = False, target: str | None = None) -> Scope:
