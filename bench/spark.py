@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.measure import in_own_process, timed
+from bench.measure import in_own_process, peak_memory, timed
 from dagster_project.lib import dbt
 from dagster_project.lib.contracts import load_channels
 from dagster_project.lib.errors import OnefoldError
@@ -60,7 +60,7 @@ def load(folder: str, people: str) -> dict[str, Any]:
 
 
 def build(folder: str, engine: str) -> dict[str, Any]:
-    """Build all models of a home, without tests; by step of the refresh."""
+    """Build all models of a home, without tests; by step of the refresh. Java's memory is given beside Python's."""
     home, state = Home(Path(folder)), State(Home(Path(folder)))
     refresh = state.refresh("bench", _AS_OF)
     scope = scope_of(home, state, refresh, full=True, target=engine)
@@ -70,7 +70,7 @@ def build(folder: str, engine: str) -> dict[str, Any]:
         from dagster_project.lib.spark.session import session as session_of
 
         session = session_of(home)
-    parts, shuffled = {}, 0
+    parts, shuffled = {}, {}
     for name, select in steps():
         before = shuffled_bytes(session) if session else 0
         seconds, done = timed(
@@ -85,10 +85,12 @@ def build(folder: str, engine: str) -> dict[str, Any]:
         if not done.success:
             raise OnefoldError(dbt.failures(done))
         parts[name] = round(seconds, 1)
-        shuffled += (shuffled_bytes(session) or 0) - before if session else 0
+        if session:
+            shuffled[name] = round((shuffled_bytes(session) - before) / 1e6, 2)
     result = {"seconds": round(sum(parts.values()), 1), "parts": parts}
     if session:
-        result |= {"shuffled_mb": round(shuffled / 1e6, 1), **_stored(home)}
+        result |= {"shuffled_mb": round(sum(shuffled.values()), 1), "shuffled": shuffled, **_stored(home)}
+        result["java_gib"] = round(peak_memory(session.sparkContext._gateway.proc.pid) / 2**30, 2)
     return result
 
 

@@ -186,19 +186,22 @@ def _tell(what: str) -> None:
 
 
 @bench.command("spark")
-@click.option("--people", default="1000,10000", show_default=True, help="Sizes of the sample company, for both engines.")
-@click.option("--only-duckdb", default="100000", show_default=True, help="Further sizes, for DuckDB alone.")
+@click.option("--people", default="100,1000", show_default=True, help="Sizes of the sample company, for both engines.")
+@click.option("--only-duckdb", default="10000", show_default=True, help="Further sizes, for DuckDB alone.")
 @as_json_option
 @click.pass_obj
 def bench_spark(home: Home, people: str, only_duckdb: str, as_json: bool) -> None:
     """All models of the sample company on DuckDB and on Spark in one process, at growing sizes.
 
-    Example: onefold bench spark --people 300,1000 --only-duckdb ''
+    Example: onefold bench spark --people 100,300 --only-duckdb ''
     """
     from bench import spark as benchmark
 
     sizes = [tuple(int(size) for size in given.split(",") if size) for given in (people, only_duckdb)]
     content = benchmark.run(_bench_folder(home), *sizes, _tell)
-    shown = [{k: v for k, v in r.items() if k != "parts"} for r in content["results"]]
+    names = ("people", "events", "engine", "seconds", "peak_gib", "java_gib", "shuffled_mb", "staging_mb", "tables_mb")
+    shown = [{name: r.get(name) for name in names} for r in content["results"]]
     parts = [{"people": r["people"], "engine": r["engine"], **r["parts"]} for r in content["results"]]
-    answer(as_json, content, table("All models", shown), table("Seconds by step", parts))
+    shuffled = [{"people": r["people"], **r["shuffled"]} for r in content["results"] if "shuffled" in r]
+    tables = {"All models": shown, "Seconds by step": parts, "Shuffled MB by step": shuffled}
+    answer(as_json, content, *(table(title, rows) for title, rows in tables.items()))
