@@ -21,9 +21,9 @@ test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "not spark" tests
 
 # The same models on Apache Spark: needs a Java runtime (17 or later) beside what is installed here. One process: a session is
-# an engine of its own, which has both cores.
+# an engine of its own, which has both cores. CLUSTER=1 has a stand-alone cluster build the later batches, ten minutes more.
 test-spark: $(SPARK_READY)
-	$(BIN)/python -m pytest -m spark tests
+	CLUSTER=$(CLUSTER) $(BIN)/python -m pytest -m spark tests
 
 test-faults: $(READY)
 	FAULTS=$(FAULTS) FAULT_SEED=$(FAULT_SEED) $(BIN)/python -m pytest tests/test_faults.py tests/test_batches.py

@@ -157,6 +157,7 @@ def ingest(
 def compare(home: Home, other: Path, tables: tuple[str, ...], ignored: tuple[str, ...], as_json: bool) -> None:
     """Compare every row and value of this home's tables with those of another home, whatever engine built them.
 
+    Left out are staging, numbers of writes and moments of loading, and tables whose names begin with _ unless they are named.
     Floating numbers may differ by a billionth, as sums depend on their order. The exit code is 1 where anything differs.
 
     Example: onefold --home /data/onefold compare /data/onefold-on-spark

@@ -1,39 +1,42 @@
 """The whole chain on Apache Spark beside DuckDB: the same input, and every row and value the same."""
 
+import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
 import pytest
 from company import ingest_all, refresh
+from spark_cluster import cluster, is_there
 
 from dagster_project.components.dbt_in_process import AS_OF_TAG, TARGET_TAG
 from dagster_project.jobs import problems, run_job
 from dagster_project.lib import answers, dbt, engine
 from dagster_project.lib.compare import compare, told
 from dagster_project.lib.home import Home
-from dagster_project.lib.spark.catalogue import Catalogue
+from dagster_project.lib.spark import measures, session
+from dagster_project.lib.spark.catalogue import Catalogue, Note
 from simulator import simulate
 
 pytestmark = pytest.mark.spark
 pytest.importorskip("pyspark", reason="the extra spark is not installed: make test-spark")
-if not shutil.which("java"):
-    pytest.skip("there is no Java runtime", allow_module_level=True)
+if not is_there():
+    pytest.skip("a Spark cluster needs a Java runtime and PySpark's extra connect", allow_module_level=True)
 
 FIRST, SECOND = datetime(2026, 10, 31, 1, tzinfo=UTC), datetime(2026, 10, 31, 2, tzinfo=UTC)
 NEXT_DAY = datetime(2026, 11, 1, 1, tzinfo=UTC)
 # Small tables: what Spark does to be fast on large ones takes longer than the work.
-SETTINGS = """
-spark:
-  master: local[2]
+CONF = """
   conf:
     spark.sql.shuffle.partitions: "2"
     spark.sql.adaptive.enabled: "false"
     spark.sql.codegen.wholeStage: "false"
-    spark.driver.memory: 2g
 """
+IN_THIS_PROCESS = f"spark:\n  master: local[2]{CONF}    spark.driver.memory: 2g\n"
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +54,10 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Home, Home
         ingest_all(ours)
         theirs = Home(folder / "spark")
         shutil.copytree(ours.path, theirs.path)
-        (theirs.path / "onefold.yaml").write_text(SETTINGS)
+        (theirs.path / "onefold.yaml").write_text(IN_THIS_PROCESS)
         run_refresh(ours, FIRST, "duckdb")
         run_refresh(theirs, FIRST, "spark")
         yield ours, theirs
-        from dagster_project.lib.spark import session
-
         session.stop()
 
 
@@ -70,6 +71,10 @@ def assert_same(ours: Home, theirs: Home) -> None:
     found = compare(ours, theirs)
     assert found.tables > 140
     assert found.rows > 5000
+    assert not found.differing, "\n".join(told(found))
+    ledger = ("_changes", "_redirects", "_refusals", "_decisions", "_customer_ids")
+    found = compare(ours, theirs, [f"identity.{name}" for name in ledger])
+    assert found.rows > 100
     assert not found.differing, "\n".join(told(found))
 
 
@@ -92,13 +97,30 @@ def test_what_spark_built_is_served_and_read_as_before(homes: tuple[Home, Home])
     assert min(counts[0]) > 0
 
 
-def test_later_batches_give_the_same_and_the_same_ids(homes: tuple[Home, Home]) -> None:
+@contextmanager
+def on_a_cluster(home: Home, folder: Path) -> Iterator[None]:
+    """Through a Connect server, whose workers go on with the tables that the engine in this process has written."""
+    session.stop()
+    with cluster(folder, memory="1g") as running:
+        (home.path / "onefold.yaml").write_text(f"spark:\n  remote: {running.url}{CONF}")
+        yield
+        session.stop()
+    (home.path / "onefold.yaml").write_text(IN_THIS_PROCESS)
+    (application,) = measures.read_event_log(running.event_log).values()
+    assert len(application.by_executor) == 2
+    for measure in application.by_executor.values():  # both workers
+        assert measure.tasks > 1000
+        assert measure.shuffle_bytes > 0
+
+
+def test_later_batches_give_the_same_and_the_same_ids(homes: tuple[Home, Home], tmp_path: Path) -> None:
     ours, theirs = homes
     before = {note.node: note for note in Catalogue(theirs).notes()}
-    for home in homes:
-        shutil.copytree(ours.path.parent / "later", home.landing, dirs_exist_ok=True)
-        ingest_all(home)
-        refresh(home, SECOND)  # each on the engine that it is on, with all data tests
+    with on_a_cluster(theirs, tmp_path) if os.environ.get("CLUSTER") else nullcontext():
+        for home in homes:
+            shutil.copytree(ours.path.parent / "later", home.landing, dirs_exist_ok=True)
+            ingest_all(home)
+            refresh(home, SECOND)  # each on the engine that it is on, with all data tests
     assert engine.built_on(theirs) == "spark"
     assert_same(ours, theirs)
     # Events of before were not written anew: they are in a part of their own.
@@ -116,16 +138,47 @@ def test_audiences_are_published_from_what_spark_built(homes: tuple[Home, Home])
     assert members > 0
 
 
-def test_a_table_that_a_killed_process_left_half_written_is_built_anew(homes: tuple[Home, Home]) -> None:
+def test_a_build_that_is_killed_before_its_note_changes_nothing(homes: tuple[Home, Home], monkeypatch) -> None:
+    """Also where rows of before are replaced, in a table that no rebuild gives back."""
+    ours, theirs = homes
+    commit = Catalogue.commit
+    # What is of the day is taken out and worked out again.
+    command = {"arguments": ["run", "--select", "tags_distribution"], "as_of": SECOND, "variables": {"withdrawn": True}}
+
+    def killed(self: Catalogue, note: Note) -> None:
+        if note.node == "tags.distribution":
+            raise RuntimeError("killed")
+        commit(self, note)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Catalogue, "commit", killed)
+        assert not dbt.run(theirs, **command).success
+    found = compare(ours, theirs, ["tags.distribution"])
+    assert found.rows > 10
+    assert not found.differing, "\n".join(told(found))
+    for home in homes:
+        done = dbt.run(home, **command)
+        assert done.success, dbt.failures(done)
+    found = compare(ours, theirs, ["tags.distribution"])
+    assert not found.differing, "\n".join(told(found))
+
+
+def test_columns_that_a_model_gains_and_loses(homes: tuple[Home, Home]) -> None:
     ours, theirs = homes
     catalogue = Catalogue(theirs)
-    part = next(Path(catalogue.storage.path(catalogue.note("unified.purchases").tables[0].folder)).glob("_seq=*/*.parquet"))
-    part.unlink()
-    catalogue.open("unified.purchases")
-    done = dbt.run(theirs, ["run", "--select", "unified_purchases"], as_of=SECOND)
+    note = catalogue.note("unified.customers")
+    table = note.tables[0]
+    gained = next(column for column in table.columns if column[0] == "is_known")
+    columns = (*(column for column in table.columns[:-1] if column != gained), ("lost", "int"), table.columns[-1])
+    catalogue.commit(replace(note, seq=note.seq - 1, tables=(replace(table, columns=columns),)))
+    done = dbt.run(theirs, ["run", "--select", "unified_customers"], as_of=SECOND)
     assert done.success, dbt.failures(done)
-    found = compare(ours, theirs, ["unified.purchases"], ["_is_revision"])
+    names = [name for name, _ in catalogue.note("unified.customers").tables[0].columns]
+    assert {"lost", gained[0]} < set(names)
+    found = compare(ours, theirs, ["unified.customers"], ["_is_revision", "lost"])
     assert not found.differing, "\n".join(told(found))
+    with theirs.connect("test") as connection:
+        assert connection.execute("select count(*), count(lost) from unified.customers").fetchone()[1] == 0
 
 
 def test_a_home_goes_back_to_duckdb_with_its_ids_and_histories(homes: tuple[Home, Home]) -> None:

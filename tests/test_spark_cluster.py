@@ -161,6 +161,9 @@ def test_a_home_reads_its_own_tables_after_another_home_of_the_same_server(runni
     for name in ("first", "second", "first", "first"):
         Catalogue(Home(tmp_path / name)).register(session)
         assert [tuple(row) for row in session.sql("select * from unified.customers").collect()] == [(name,)]
+    # Nor does a home that has built nothing yet find what another has.
+    Catalogue(Home(tmp_path / "third").prepare()).register(session, ["unified"])
+    assert not session.sql("show tables in unified").collect()
     session.sql("drop schema unified cascade")
 
 
@@ -168,24 +171,27 @@ def test_a_session_reads_what_another_process_has_written_since(
     running: Cluster, session, tmp_path: Path, keeps_session
 ) -> None:
     catalogue = Catalogue(Home(tmp_path).prepare())
+    parts: dict[int, str] = {}
 
-    def write(session, value: str, seq: int, partitions: tuple[int, ...]) -> None:
-        folder = catalogue.storage.in_spark("tables/tags/history/1")
-        session.sql(f"select '{value}' as tag").write.mode("overwrite").parquet(f"{folder}/_seq={seq}")
+    def write(session, value: str, seq: int, number: int) -> None:
+        """The part of a stamp, by a write."""
+        parts[seq] = f"tables/tags/history/{number}/_seq={seq}"
+        session.sql(f"select '{value}' as tag").write.parquet(catalogue.storage.in_spark(parts[seq]))
         columns = (("tag", "string"), ("_seq", "bigint"))
-        catalogue.commit(Note("tags.history", seq, (Table("tags.history", "tables/tags/history/1", columns, partitions),)))
+        table = Table("tags.history", "tables/tags/history/1", columns, tuple(parts.items()))
+        catalogue.commit(Note("tags.history", number, (table,)))
 
     def read(session) -> set[tuple[str, int]]:
         catalogue.register(session)
         return {tuple(row) for row in session.sql("select tag, _seq from tags.history").collect()}
 
-    write(session, "first", 1, (1,))
+    write(session, "first", 1, 1)
     assert read(session) == {("first", 1)}
     other = connect.connect(running.url, sessions.MEANING)
     assert read(other) == {("first", 1)}
-    write(other, "second", 2, (1, 2))
+    write(other, "second", 2, 2)
     assert read(session) == {("first", 1), ("second", 2)}
-    write(session, "instead", 1, (1, 2))  # in place
+    write(session, "instead", 1, 3)
     assert read(other) == {("instead", 1), ("second", 2)}
     connect.disconnect(other)
     session.sql("drop schema tags cascade")

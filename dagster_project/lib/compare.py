@@ -55,12 +55,16 @@ def compare(home: Home, other: Home, tables: Iterable[str] = (), ignored: Iterab
     """Compare the models' tables of two homes, whatever engine built them.
 
     Args:
-        tables: only these (`schema.table`); by default those of every layer that either home has.
+        tables: only these (`schema.table`); by default those of every layer that either home has, but for those whose name
+            begins with _, which are a layer's own.
         ignored: more columns that are not looked at.
 
     Raises:
-        OnefoldError: the homes have different keys.
+        OnefoldError: the homes have different keys, or one has no warehouse.
     """
+    for each in (home, other):
+        if not each.warehouse.exists():
+            raise OnefoldError(f"{each.path} has no warehouse: it is no home, or nothing was ingested yet")
     left_out = OF_THE_WAY | set(ignored)
     with home.scratch() as scratch, home.connect("comparison") as here, other.connect("comparison") as there:
         ours, theirs = _columns(here), _columns(there)
@@ -69,7 +73,7 @@ def compare(home: Home, other: Home, tables: Iterable[str] = (), ignored: Iterab
                 "the homes have different keys, of which customer ids and tokens are made: compare with a copy of this home, "
                 "or give both the same secret.key before their first refresh"
             )
-        names = sorted(set(tables) or (ours.keys() | theirs.keys()))
+        names = sorted(set(tables) or {name for name in (ours.keys() | theirs.keys()) if "._" not in name})
         found: list[Difference] = []
         rows = differing = 0
         for done, name in enumerate(names, 1):
@@ -95,11 +99,10 @@ def compare(home: Home, other: Home, tables: Iterable[str] = (), ignored: Iterab
 
 
 def _columns(connection: duckdb.DuckDBPyConnection) -> dict[str, dict[str, str]]:
-    """Column types of a home's tables, by `schema.table`; without those whose name begins with _, which are a layer's own."""
+    """Column types of a home's tables, by `schema.table`."""
     rows = connection.execute(
         "select concat(table_schema, '.', table_name), column_name, data_type from information_schema.columns "
-        "where table_catalog = current_catalog() and table_schema in (select unnest($layers)) "
-        "and not starts_with(table_name, '_') order by 1, ordinal_position",
+        "where table_catalog = current_catalog() and table_schema in (select unnest($layers)) order by 1, ordinal_position",
         {"layers": list(LAYERS)},
     ).fetchall()
     tables: dict[str, dict[str, str]] = {}

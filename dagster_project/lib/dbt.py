@@ -187,7 +187,9 @@ def run(
             return dbtRunner(manifest=parsed, callbacks=[on_event] if on_event else []).invoke([*command, *options])
 
         if session is not None:
-            with spark.building(home, session, seq, read) as threads, _nothing_written() if quiet else nullcontext():
+            schemas = {node.schema for unique_id, node in manifest.nodes.items() if unique_id.startswith(BUILT)}
+            building = spark.building(home, session, seq, schemas, read)
+            with building as threads, _nothing_written() if quiet else nullcontext():
                 return invoke(_parsed_for_spark(home), *_folders(home, "spark"), "--threads", str(threads))
         try:
             with _nothing_written() if quiet else nullcontext():

@@ -113,7 +113,7 @@ def evaluate(home: Home, truth: Path, examples: int = 10) -> Evaluation:
     """
     with home.connect("evaluate", patience=30) as connection:
         if not connection.execute(
-            "select 1 from duckdb_tables() where schema_name = 'identity' and table_name = 'assignments'"
+            "select 1 from information_schema.tables where table_schema = 'identity' and table_name = 'assignments'"
         ).fetchone():
             raise OnefoldError(f"{home.path} has no customers yet; run `onefold refresh`")
         unit = _read(connection, truth)

@@ -65,7 +65,7 @@ def what_if(home: Home, rules_file: Path, examples: int = 5) -> WhatIf:
         progress.tell("copy what identifies customers", 0, len(_MODELS))
         _copy(home, copy, rules_file, rules)
         with _environment():
-            done = dbt.run(copy, ["run", "--select", *_MODELS, "--full-refresh"], on_event=progress.tell_dbt)
+            done = dbt.run(copy, ["run", "--select", *_MODELS, "--full-refresh"], on_event=progress.tell_dbt, target="duckdb")
         if not done.success:
             raise OnefoldError(dbt.failures(done))
         with copy.connect("what-if") as connection:
@@ -101,7 +101,7 @@ def _copy(home: Home, copy: Home, rules_file: Path, rules: Rules) -> None:
     with home.connect("what-if: copy", patience=60) as connection:
         tables = {
             f"{schema}.{table}"
-            for schema, table in connection.execute("select schema_name, table_name from duckdb_tables()").fetchall()
+            for schema, table in connection.execute("select table_schema, table_name from information_schema.tables").fetchall()
         }
         if not {"identity.sightings", "identity.profiles", "identity.assignments"} <= tables:
             raise OnefoldError(f"{home.path} has no customers yet; run `onefold refresh`")

@@ -10,8 +10,8 @@ from dbt.adapters import spark
 from dbt.adapters.base import available
 from dbt_common.exceptions import DbtRuntimeError
 
-from dagster_project.lib.home import Home
-from dagster_project.lib.spark.catalogue import SCRATCH, STAMP, Catalogue, Note, Table
+from dagster_project.lib.home import Home, quoted
+from dagster_project.lib.spark.catalogue import SCRATCH, STAMP, Catalogue, Note
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,17 @@ class Build:
     session: Any  # SparkSession, of this process or of a Connect server
     seq: int  # the number of this write
     catalogue: Catalogue
-    emptied: dict[str, list[int]] = field(default_factory=dict)  # partitions that go when their table is noted
+    drafts: dict[str, "Draft"] = field(default_factory=dict)  # by table
+    drafted: list[str] = field(default_factory=list)  # names of all drafts so far
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Parts that are written of a table and not noted yet."""
+
+    name: str  # of the table that has them, schema.table
+    location: str  # as Spark names it
+    replaced: frozenset[int]  # stamps of the table's own parts that they stand for
 
 
 _build: Build | None = None
@@ -42,25 +52,44 @@ class SparkAdapter(spark.SparkAdapter):  # dbt reads the name
 
     @available
     def location(self, relation: Any) -> str:
-        """The folder of a table that this write builds in full, as Spark names it; nothing is in it yet."""
-        folder = _folder(relation)
-        _build.catalogue.storage.remove(folder)
-        return _build.catalogue.storage.in_spark(folder)
+        """The folder of a table that this write builds in full, as text of Spark's SQL; nothing is in it yet."""
+        return self._emptied(relation, _folder(relation))
 
     @available
-    def open(self, relation: Any, emptied: list[Any]) -> None:
-        """A table is about to be overwritten in place; partitions of which nothing stays are named."""
-        _build.catalogue.open(_name(relation))
-        _build.emptied[_name(relation)] = [int(stamp) for stamp in emptied]
+    def draft(self, relation: Any, replaced: list[Any]) -> Draft:
+        """Where to write parts of a table; they count, and the replaced ones no more, when it is noted."""
+        name = f"{SCRATCH}.parts_{relation.schema}__{relation.identifier}"
+        _build.session.sql(f"drop table if exists {name}")
+        number = len(_build.drafted)
+        _build.drafted.append(name)
+        location = self._emptied(relation, f"{_folder(relation)}.{number}")
+        _build.drafts[_name(relation)] = draft = Draft(name, location, frozenset(map(int, replaced)))
+        return draft
+
+    def _emptied(self, relation: Any, folder: str) -> str:
+        _build.catalogue.begin(_build.session, _name(relation))
+        _build.catalogue.storage.remove(folder)
+        return quoted(_build.catalogue.storage.in_spark(folder))
 
     @available
     def commit_note(self, relation: Any, is_consumed: bool = True) -> None:
         """A node's table is written; without `is_consumed` the node will read again what it read."""
-        name, session = _name(relation), _build.session
-        for stamp in set(_build.emptied.pop(name, [])) - {_build.seq}:
-            session.sql(f"alter table {name} drop if exists partition ({STAMP} = {stamp})")
-        table = _build.catalogue.read_table(session, name)
-        _build.catalogue.commit(Note(name, _build.seq if is_consumed else _noted_seq(table), (table,)))
+        name, session, catalogue = _name(relation), _build.session, _build.catalogue
+        table, draft = catalogue.read_table(session, name), _build.drafts.pop(name, None)
+        if draft is None:
+            catalogue.commit(Note(name, _build.seq, (table,)))
+        else:
+            before, written = catalogue.note(name), catalogue.read_table(session, draft.name).partitions
+            kept = {stamp: folder for stamp, folder in before.tables[0].partitions if stamp not in draft.replaced}
+            if twice := kept.keys() & dict(written).keys():
+                raise DbtRuntimeError(f"{name}: rows with the stamps of writes that are done, {sorted(twice)}; use seq()")
+            table = replace(table, folder=before.tables[0].folder, partitions=tuple(sorted([*kept.items(), *written])))
+            catalogue.commit(Note(name, _build.seq if is_consumed else before.seq, (table,)))
+            for stamp in draft.replaced:
+                session.sql(f"alter table {name} drop if exists partition ({STAMP} = {stamp})")
+            catalogue.add_partitions(session, name, written)
+            session.sql(f"drop table {draft.name}")
+        catalogue.agree(session, name)
 
     @available
     def commit_view(self, relation: Any, query: str) -> None:
@@ -69,12 +98,19 @@ class SparkAdapter(spark.SparkAdapter):  # dbt reads the name
         _build.catalogue.commit(
             Note(name, _build.seq, (replace(_build.catalogue.read_table(_build.session, name), query=query),))
         )
+        _build.catalogue.agree(_build.session, name)
 
     @available
     def drop_scratch(self, relation: Any) -> None:
         """Drop a table that was needed for a while."""
         _build.session.sql(f"drop table if exists {_name(relation)}")
         _build.catalogue.storage.remove(_folder(relation))
+
+    @available
+    def drop_relation(self, relation: Any) -> None:
+        """Drop a table for good."""
+        super().drop_relation(relation)
+        _build.catalogue.forget(_name(relation))
 
     @available
     def run_step(self, relation: Any, step: str, query: str, as_of: str) -> None:
@@ -92,11 +128,6 @@ def _folder(relation: Any) -> str:
     if relation.schema == SCRATCH:
         return f"{SCRATCH}/{relation.identifier}"
     return f"tables/{relation.schema}/{relation.identifier}/{_build.seq}"
-
-
-def _noted_seq(table: Table) -> int:
-    """A table that had no note any more was open: all in it is from before this write."""
-    return max((stamp for stamp in table.partitions or () if stamp < _build.seq), default=0)
 
 
 @contextmanager

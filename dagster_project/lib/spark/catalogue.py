@@ -1,14 +1,14 @@
 """What Spark's tables are: a note for each of dbt's nodes, written when the node is done.
 
-The note is the commit. A full build writes into a folder of its own and the note then names that folder; a table whose parts
-are about to be overwritten loses its note before, so that a crash leaves a node without one, which is built in full. From the
-notes a new session registers its tables, and DuckDB gets views over the same Parquet files, with which everything that only
-reads (checks, serving, publication, console) goes on as before.
+The note is the commit. Every write goes into a folder of its own, a full build with all rows, any other with the parts that it
+adds or replaces; nothing that a note names is ever overwritten, and what no note names any more is removed. From the notes a
+new session registers its tables, and DuckDB gets views over the same Parquet files, with which everything that only reads
+(checks, serving, publication, console) goes on as before.
 """
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,14 +31,21 @@ class Table:
     """One Parquet table, or a view."""
 
     name: str  # schema.table
-    folder: str  # in the storage
+    folder: str  # in the storage; of a partitioned table the one of its last full build
     columns: tuple[tuple[str, str], ...]  # (name, Spark's type), the stamp last where it partitions
-    partitions: tuple[int, ...] | None  # stamps that it has; None: not partitioned
+    partitions: tuple[tuple[int, str], ...] | None  # (stamp, folder); None: not partitioned
     query: str | None = None  # of a view
 
     @property
     def schema(self) -> str:
         return self.name.partition(".")[0]
+
+    @property
+    def folders(self) -> set[str]:
+        """Where its rows are."""
+        if self.query:
+            return set()
+        return {self.folder} if self.partitions is None else {folder for _, folder in self.partitions}
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class Note:
     tables: tuple[Table, ...]
 
 
-# By session, the notes' marks when its catalogue last named the tables as they are noted.
+# By session and node, the marks of the notes after which the session itself named the node's tables.
 _agreed: WeakKeyDictionary["SparkSession", dict[str, tuple[str, int, int]]] = WeakKeyDictionary()
 
 
@@ -77,51 +84,56 @@ class Catalogue:
         draft = self._folder / f".{note.node}"
         draft.write_text(json.dumps(asdict(note)), encoding="utf-8")
         draft.replace(self._folder / f"{note.node}.json")
-        named = {table.folder for table in note.tables}
-        for table in before.tables if before else ():
-            if table.folder and table.folder not in named:
-                self.storage.remove(table.folder)
-
-    def open(self, node: str) -> None:
-        """Take back a node's note: its table is about to be overwritten in place."""
-        (self._folder / f"{node}.json").unlink(missing_ok=True)
+        for folder in _folders(before) - _folders(note):
+            self.storage.remove(folder)
 
     def forget(self, node: str) -> None:
         """A node is no more, nor its tables."""
         note = self.note(node)
-        self.open(node)
-        for table in note.tables if note else ():
-            if table.folder:
-                self.storage.remove(table.folder)
+        (self._folder / f"{node}.json").unlink(missing_ok=True)
+        for folder in _folders(note):
+            self.storage.remove(folder)
 
-    def register(self, session: "SparkSession") -> None:
+    def clear(self) -> None:
+        """Nothing is on Spark any more."""
+        for note in self.notes():
+            self.forget(note.node)
+        for folder in ("tables", STAGING, SCRATCH):
+            self.storage.remove(folder)
+        self.storage.release()
+
+    def sweep(self) -> None:
+        """Remove what builds left that came to no end: folders of tables that no note names, and scratch tables."""
+        named = {"/".join(folder.split("/")[:4]) for note in self.notes() for folder in _folders(note)}
+        for folder in set(self.storage.folders("tables/*/*/*")) - named:
+            self.storage.remove(folder)
+        self.storage.remove(SCRATCH)
+
+    def register(self, session: "SparkSession", schemas: Iterable[str] = ()) -> None:
         """Have a session's catalogue name the noted tables as they are noted, and no other of their schemas.
 
-        A catalogue may know a table and be wrong: another process has written it since this session looked, or it is another
-        home's, where a Connect server outlives its sessions. A session that read the table before remembers its files, too.
+        A catalogue may know a table and be wrong: another process has written it since this session looked, a build came to no
+        end, or it is another home's, where a Connect server outlives its sessions. A session that read the table before
+        remembers its files, too. So only what this session itself has named as it is noted is left as it is.
+
+        Args:
+            schemas: more of them that are the home's.
         """
         from pyspark.errors import PySparkException
 
-        notes, marks = list(self.notes()), self._marks()
+        notes, marks, agreed = list(self.notes()), self._marks(), _agreed.setdefault(session, {})
         noted = {table.name: table for note in notes for table in note.tables}
-        agreed = _agreed.get(session)
-        moved = {table.name for note in notes for table in note.tables if agreed and agreed.get(note.node) != marks[note.node]}
-        schemas = sorted({table.schema for table in noted.values()} | {SCRATCH})
-        for schema in schemas:
+        trusted = {table.name for note in notes if agreed.get(note.node) == marks[note.node] for table in note.tables}
+        for schema in sorted({table.schema for table in noted.values()} | {SCRATCH, *schemas}):
             session.sql(f"create schema if not exists {schema}")
-        known: dict[str, dict[str, str]] = {}
-        for schema in schemas:
-            for row in session.sql(f"show table extended in {schema} like '*'").collect():
-                if not row["isTemporary"]:
-                    said = (line.partition(": ") for line in row["information"].splitlines())
-                    known[f"{schema}.{row['tableName']}"] = {key: value for key, _, value in said}
-        for name, about in list(known.items()):
-            if name not in noted or name in moved or not self._is_as_noted(session, noted[name], about, bool(agreed)):
-                session.sql(f"drop {'view' if about.get('Type') == 'VIEW' else 'table'} {name}")
-                del known[name]
+            views = {row["viewName"] for row in session.sql(f"show views in {schema}").collect() if not row["isTemporary"]}
+            for row in session.sql(f"show tables in {schema}").collect():
+                name = f"{schema}.{row['tableName']}"
+                if not row["isTemporary"] and name not in trusted:
+                    session.sql(f"drop {'view' if row['tableName'] in views else 'table'} {name}")
         views = []
         for table in noted.values():
-            if table.name not in known:
+            if table.name not in trusted:
                 views.append(table) if table.query else self.register_table(session, table)
         while views:  # some read others
             missing = []
@@ -133,26 +145,23 @@ class Catalogue:
             if len(missing) == len(views):
                 break  # dbt makes them anew
             views = missing
-        self.agree(session)
+        _agreed[session] = marks
 
-    def agree(self, session: "SparkSession") -> None:
-        """A session's catalogue names the tables as they are noted now: it wrote them itself."""
-        _agreed[session] = self._marks()
+    def begin(self, session: "SparkSession", node: str) -> None:
+        """A session is about to write a node's tables: until they are noted, what it names is not to be trusted."""
+        _agreed.setdefault(session, {}).pop(node, None)
 
-    def _marks(self) -> dict[str, tuple[str, int, int]]:
+    def agree(self, session: "SparkSession", node: str) -> None:
+        """A session's catalogue names a node's tables as they are noted now."""
+        _agreed.setdefault(session, {})[node] = self._marks(f"{node}.json")[node]
+
+    def _marks(self, files: str = "*.json") -> dict[str, tuple[str, int, int]]:
         """By node, what changes with each commit of its note."""
         return {
             file.stem: (str(file), status.st_mtime_ns, status.st_ino)
-            for file in self._folder.glob("*.json")
+            for file in self._folder.glob(files)
             for status in [file.stat()]
         }
-
-    def _is_as_noted(self, session: "SparkSession", table: Table, about: dict[str, str], is_agreed: bool) -> bool:
-        if table.query:
-            return about.get("Type") == "VIEW"
-        if _bare(about.get("Location", "")) != _bare(self.storage.in_spark(table.folder)):
-            return False
-        return is_agreed or table.partitions is None or _partitions(session, table.name) == tuple(sorted(table.partitions))
 
     def register_table(self, session: "SparkSession", table: Table) -> None:
         """Make a session's catalogue name a table as it is noted."""
@@ -161,12 +170,19 @@ class Catalogue:
         cut = "" if table.partitions is None else f" partitioned by ({STAMP})"
         where = quoted(self.storage.in_spark(table.folder))
         session.sql(f"create table {table.name} ({columns}) using parquet{cut} location '{where}'")
-        for some in _batches(table.partitions or ()):
-            parts = " ".join(f"partition ({STAMP} = {stamp})" for stamp in some)
-            session.sql(f"alter table {table.name} add if not exists {parts}")
+        self.add_partitions(session, table.name, table.partitions or ())
+
+    def add_partitions(self, session: "SparkSession", name: str, partitions: Sequence[tuple[int, str]]) -> None:
+        """Have a session's catalogue name more partitions of a table, or other folders of them."""
+        for start in range(0, len(partitions), 200):
+            some = partitions[start : start + 200]
+            parts = [
+                f"partition ({STAMP} = {stamp}) location '{quoted(self.storage.in_spark(folder))}'" for stamp, folder in some
+            ]
+            session.sql(f"alter table {name} add {' '.join(parts)}")
 
     def read_table(self, session: "SparkSession", name: str) -> Table:
-        """A table as a session's catalogue has it."""
+        """A table as a session has just built it in full."""
         columns: dict[str, str] = {}
         about: dict[str, str] = {}
         is_partitioned = is_described = False
@@ -178,48 +194,56 @@ class Catalogue:
             elif row["col_name"] and not row["col_name"].startswith("#"):
                 columns[row["col_name"]] = row["data_type"]
         folder, root = (_bare(text) for text in (about.get("Location", ""), self.storage.sparks))
-        partitions = None
+        folder, partitions = folder[len(root) + 1 :], None
         if is_partitioned:
-            partitions = _partitions(session, name)
-        return Table(name, folder[len(root) + 1 :], tuple(columns.items()), partitions)
+            stamps = (int(row[0].partition("=")[2]) for row in session.sql(f"show partitions {name}").collect())
+            partitions = tuple((stamp, f"{folder}/{STAMP}={stamp}") for stamp in sorted(stamps))
+        return Table(name, folder, tuple(columns.items()), partitions)
 
     def mirror(self, connection: "duckdb.DuckDBPyConnection") -> None:
-        """Make views of DuckDB over the noted tables, in place of what has their names.
+        """Make views of DuckDB over the noted tables, in place of what has their names; those of tables that are no more go.
 
         Staging is left alone: its tables are DuckDB's own, of which Spark has a copy.
         """
         self.storage.register(connection)
         known = {
-            f"{schema}.{name}": kind
-            for schema, name, kind in connection.execute(
-                "select table_schema, table_name, table_type from information_schema.tables "
-                "where table_catalog = current_catalog()"
+            f"{schema}.{name}": (kind, query or "")
+            for schema, name, kind, query in connection.execute(
+                "select table_schema, table_name, table_type, sql from information_schema.tables "
+                "left join duckdb_views() as views on (schema_name, view_name) = (table_schema, table_name) "
+                "and database_name = table_catalog where table_catalog = current_catalog()"
             ).fetchall()
         }
+        named = set()
         for note in self.notes():
             if note.node.startswith(f"{STAGING}."):
                 continue
             for table in note.tables:
+                named.add(table.name)
                 if table.query:
                     continue  # dbt's own for DuckDB reads the same tables
                 connection.execute(f"create schema if not exists {table.schema}")
-                if known.get(table.name) == "BASE TABLE":
+                if table.name in known and known[table.name][0] == "BASE TABLE":
                     connection.execute(f"drop table {table.name}")
                 connection.execute(f"create or replace view {table.name} as {self.in_duckdb(table)}")
+        for name, (kind, query) in known.items():
+            if kind == "VIEW" and name not in named and "read_parquet(" in query:
+                connection.execute(f"drop view {name}")
 
     def in_duckdb(self, table: Table) -> str:
         """DuckDB's SELECT of a table's rows."""
         if table.partitions is None:
             files = self.storage.parts(table.folder)
         else:
-            files = [file for stamp in table.partitions for file in self.storage.parts(f"{table.folder}/{STAMP}={stamp}")]
+            files = [file for _, folder in table.partitions for file in self.storage.parts(folder)]
         columns = ", ".join(_in_duckdb(name, kind, not files) for name, kind in table.columns)
         if not files:
             return f"select {columns} where false"
         listed = ", ".join(f"'{quoted(self.storage.path(file))}'" for file in files)
-        partitioning = f"hive_partitioning = true, hive_types = {{'{STAMP}': bigint}}" if table.partitions is not None else ""
-        options = f", {partitioning}" if partitioning else ", hive_partitioning = false"
-        return f"select {columns} from read_parquet([{listed}]{options})"
+        stamped = "hive_partitioning = false"
+        if table.partitions is not None:  # parts from before a column was added lack it
+            stamped = f"hive_partitioning = true, hive_types = {{'{STAMP}': bigint}}, union_by_name = true"
+        return f"select {columns} from read_parquet([{listed}], {stamped})"
 
     @staticmethod
     def _read(file: Path) -> Note:
@@ -229,7 +253,7 @@ class Catalogue:
                 table["name"],
                 table["folder"],
                 tuple((name, kind) for name, kind in table["columns"]),
-                None if table["partitions"] is None else tuple(table["partitions"]),
+                None if table["partitions"] is None else tuple((stamp, folder) for stamp, folder in table["partitions"]),
                 table["query"],
             )
             for table in given["tables"]
@@ -247,8 +271,8 @@ def _in_duckdb(name: str, kind: str, is_empty: bool) -> str:
     return f"""timezone('UTC', "{name}") as "{name}\"""" if kind == "timestamp" else f'"{name}"'
 
 
-def _partitions(session: "SparkSession", name: str) -> tuple[int, ...]:
-    return tuple(sorted(int(row[0].partition("=")[2]) for row in session.sql(f"show partitions {name}").collect()))
+def _folders(note: Note | None) -> set[str]:
+    return {folder for table in note.tables for folder in table.folders} if note else set()
 
 
 def _duckdb_type(kind: str) -> str:
@@ -263,8 +287,3 @@ def _duckdb_type(kind: str) -> str:
 def _bare(location: str) -> str:
     """A location without the ways of writing that it is a local file."""
     return "/" + location.removeprefix("file:").lstrip("/") if location.startswith(("file:", "/")) else location
-
-
-def _batches(stamps: tuple[int, ...], size: int = 200) -> Iterator[tuple[int, ...]]:
-    for start in range(0, len(stamps), size):
-        yield stamps[start : start + size]

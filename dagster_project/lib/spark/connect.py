@@ -88,7 +88,7 @@ def _set(session: "SparkSession", key: str, value: str, where: str) -> None:
             said.append(error)
     if said and session.conf.get(key, None) != value:
         raise OnefoldError(
-            f"spark.conf: {key} is no setting of a session, or not with the value '{value}'; "
+            f"spark.conf: {key} is no setting of a session, or not with this value; "
             f"what is fixed when Spark starts is set on the server at {where}"
         )
 

@@ -111,7 +111,9 @@ def bring_up_on_spark(
     engine = Spark(work)
     register_functions(work, key)
     resolution = bring_up(engine, graph=graph, seq=seq, as_of=as_of, rules=rules, decisions=decisions)
-    return engine.changes, Report(resolution, engine.statements, None if before is None else shuffled() - before)
+    after = shuffled() if shuffled else None
+    cost = None if before is None or after is None else after - before
+    return engine.changes, Report(resolution, engine.statements, cost)
 
 
 def register_functions(work: Work, key: bytes) -> None:

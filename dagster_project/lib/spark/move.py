@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from dagster_project.lib.engine import note_engine
-from dagster_project.lib.home import Home, quoted
+from dagster_project.lib.home import Home, quoted, transaction
 from dagster_project.lib.spark.catalogue import STAMP, Catalogue, Note, Table
 from dagster_project.lib.spark.staging import copy_to, spark_columns
 from dagster_project.lib.spark.steps import state_of
@@ -27,8 +27,9 @@ def to_spark(home: Home, connection: "duckdb.DuckDBPyConnection", nodes: Iterabl
         The tables that were carried, `schema.table`.
     """
     catalogue = Catalogue(home)
+    catalogue.storage.claim()
     catalogue.storage.register(connection)
-    for note in catalogue.notes():  # of an earlier time on Spark
+    for note in catalogue.notes():  # of a move that came to no end
         if not note.node.startswith("staging."):
             catalogue.forget(note.node)
     there = _tables(connection)
@@ -36,14 +37,16 @@ def to_spark(home: Home, connection: "duckdb.DuckDBPyConnection", nodes: Iterabl
     for node, names in _state(nodes).items():
         tables = []
         for name in (name for name in names if there.get(name) == "BASE TABLE"):
-            columns = spark_columns(connection, name)
-            stamps = None
+            columns, folder = spark_columns(connection, name), f"tables/{name.replace('.', '/')}/{seq}"
+            parts = None
             if columns[-1][0] == STAMP:
-                stamps = tuple(s for (s,) in connection.execute(f"select distinct {STAMP} from {name} order by 1").fetchall())
-            table = Table(name, f"tables/{name.replace('.', '/')}/{seq}", columns, stamps)
-            for stamp in [None] if stamps is None else stamps:
-                cut = "" if stamp is None else f"/{STAMP}={stamp}"
-                copy_to(connection, catalogue.storage, table, f"where {STAMP} = {stamp}" if cut else "", table.folder + cut)
+                stamps = connection.execute(f"select distinct {STAMP} from {name} order by 1").fetchall()
+                parts = tuple((stamp, f"{folder}/{STAMP}={stamp}") for (stamp,) in stamps)
+            table = Table(name, folder, columns, parts)
+            if parts is None:
+                copy_to(connection, catalogue.storage, table, "", folder)
+            for stamp, part in parts or ():
+                copy_to(connection, catalogue.storage, table, f"where {STAMP} = {stamp}", part)
             tables.append(table)
         if tables:
             catalogue.commit(Note(node, seq, tuple(tables)))
@@ -65,23 +68,22 @@ def drop_left_behind(connection: "duckdb.DuckDBPyConnection", nodes: Iterable[An
 
 
 def to_duckdb(home: Home, connection: "duckdb.DuckDBPyConnection", nodes: Iterable[Any]) -> list[str]:
-    """Carry a home's state from the storage into its warehouse; views over Spark's tables are dropped."""
+    """Carry a home's state from the storage into its warehouse, at once; then what was Spark's is removed."""
     catalogue = Catalogue(home)
     catalogue.storage.register(connection)
-    nodes, carried = list(nodes), []
-    state = {name for names in _state(nodes).values() for name in names}
+    nodes = list(nodes)
     tables = {table.name: table for note in catalogue.notes() for table in note.tables}
-    for name in sorted(state & set(tables)):
-        draft = f"{name}__moving"
-        connection.execute(f"create or replace table {draft} as {catalogue.in_duckdb(tables[name])}")
-        carried.append(name)
+    carried = sorted({name for names in _state(nodes).values() for name in names} & set(tables))
     there = _tables(connection)
-    for name in sorted({f"{n.schema}.{n.alias}" for n in nodes} | set(tables)):
-        if there.get(name) == "VIEW" and not name.startswith("staging."):
-            connection.execute(f"drop view {name}")
-    for name in carried:
-        connection.execute(f'alter table {name}__moving rename to "{name.partition(".")[2]}"')
+    with transaction(connection):
+        for name in sorted({f"{node.schema}.{node.alias}" for node in nodes} | set(tables)):
+            if there.get(name) == "VIEW" and not name.startswith("staging."):
+                connection.execute(f"drop view {name}")
+        for name in carried:
+            connection.execute(f"create schema if not exists {tables[name].schema}")
+            connection.execute(f"create or replace table {name} as {catalogue.in_duckdb(tables[name])}")
     note_engine(home, "duckdb")
+    catalogue.clear()
     return carried
 
 

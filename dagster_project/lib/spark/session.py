@@ -60,6 +60,8 @@ def session(home: Home) -> "SparkSession":
             raise OnefoldError("Spark needs a Java runtime (17 or later): install one, for example openjdk-17-jre-headless")
         warnings.filterwarnings("ignore", message="PySpark does not yet fully support pandas")  # nothing here uses it
         conf = settings.conf
+        if fixed := sorted(MEANING.keys() & conf.keys()):
+            raise OnefoldError(f"spark.conf: {', '.join(fixed)} is set by Onefold, whose models rely on it; leave it out")
         started = connect(settings.remote, MEANING | conf) if settings.remote else _start(settings.master, conf)
         _running[str(home.path)] = started
         return started

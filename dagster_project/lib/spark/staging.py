@@ -55,14 +55,17 @@ def stage(home: Home, connection: "duckdb.DuckDBPyConnection", session: "SparkSe
             ).fetchall()
         }
         before = staged.get(name, {})
-        table = Table(f"staging.{name}", f"staging/{name}", spark_columns(connection, f"staging.{name}"), tuple(map(int, held)))
-        for stamp in [stamp for stamp, rows in held.items() if before.get(stamp) != rows]:
-            folder = f"{table.folder}/{STAMP}={stamp}"
+        folders = {stamp: f"staging/{name}/{STAMP}={stamp}" for stamp in held}
+        parts = tuple((int(stamp), folder) for stamp, folder in folders.items())
+        table = Table(f"staging.{name}", f"staging/{name}", spark_columns(connection, f"staging.{name}"), parts)
+        changed = [stamp for stamp, rows in held.items() if before.get(stamp) != rows]
+        for stamp in changed:
+            folder = folders[stamp]
             catalogue.storage.remove(folder)
             copy_to(connection, catalogue.storage, table, f"where {STAMP} = {stamp}", folder)
             written += 1
         staged[name] = held
-        _tell(catalogue, session, table, seq)
+        _tell(catalogue, session, table, seq, bool(changed))
         tell("staging for Spark", done, len(names))
     for name in SYSTEM_TABLES:
         columns = spark_columns(connection, f"staging.{name}")
@@ -75,7 +78,7 @@ def stage(home: Home, connection: "duckdb.DuckDBPyConnection", session: "SparkSe
             folder = f"staging/{name}/{seq}"
             copy_to(connection, catalogue.storage, Table(f"staging.{name}", folder, columns, None), "", folder)
         staged[name] = state
-        _tell(catalogue, session, Table(f"staging.{name}", folder, columns, None), seq)
+        _tell(catalogue, session, Table(f"staging.{name}", folder, columns, None), seq, is_changed=False)
     draft = known.with_suffix(".part")
     draft.write_text(json.dumps(staged))
     draft.replace(known)
@@ -107,12 +110,14 @@ def copy_to(connection: "duckdb.DuckDBPyConnection", storage: Storage, table: Ta
     connection.execute(f"copy (select {columns} from {table.name} {which}) to '{target}' (format parquet, compression zstd)")
 
 
-def _tell(catalogue: Catalogue, session: "SparkSession", table: Table, seq: int) -> None:
-    """Note a staging table, and have the session know it."""
+def _tell(catalogue: Catalogue, session: "SparkSession", table: Table, seq: int, is_changed: bool) -> None:
+    """Note a staging table, and have the session know it; `is_changed` where files lie in the place of others."""
     note = catalogue.note(table.name)
-    if note is None or note.tables != (table,):
+    if is_changed or note is None or note.tables != (table,):
+        catalogue.begin(session, table.name)
         catalogue.commit(Note(table.name, seq, (table,)))
         catalogue.register_table(session, table)
+        catalogue.agree(session, table.name)
 
 
 def _remove_unnamed(catalogue: Catalogue, name: str, named: set[str]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from dagster_project.lib.home import Home
+from dagster_project.lib.home import Home, quoted
 from dagster_project.lib.spark.catalogue import SCRATCH, STAMP, Catalogue, Note, Table
 from dagster_project.lib.spark.measures import shuffled_bytes
 
@@ -67,7 +67,7 @@ class Work:
         full = f"{SCRATCH}.{name}"
         self.session.sql(f"drop table if exists {full}")
         self.catalogue.storage.remove(f"{SCRATCH}/{name}")
-        location = self.catalogue.storage.in_spark(f"{SCRATCH}/{name}")
+        location = quoted(self.catalogue.storage.in_spark(f"{SCRATCH}/{name}"))
         self.session.sql(f"create table {full} using parquet location '{location}' as {query}")
         self._made.append(name)
         return full
@@ -101,6 +101,7 @@ def run_step(build: "Build", node: str, step: str, query: str, as_of: datetime) 
     catalogue, session = build.catalogue, build.session
     note = catalogue.note(node)
     tables = {table.name: table for table in note.tables} if note else {}
+    catalogue.begin(session, node)
     _prepare(catalogue, session, node, getattr(functions, "TABLES", {}).get(name, {}), tables, build.seq)
     work = Work(session, build.home, build.seq)
     try:
@@ -115,6 +116,7 @@ def run_step(build: "Build", node: str, step: str, query: str, as_of: datetime) 
     catalogue.commit(Note(node, build.seq, tuple(tables.values())))
     for table in tables.values():
         catalogue.register_table(session, table)
+    catalogue.agree(session, node)
 
 
 def _prepare(
@@ -148,19 +150,15 @@ def _write(
 ) -> Table:
     schema, _, table = name.partition(".")
     if isinstance(what, Append):
-        before = tables[name]
-        target, cut = before.folder, f"/{STAMP}={seq}"
+        before, folder = tables[name], f"tables/{schema}/{table}/{seq}/{STAMP}={seq}"
         columns = [column for column, _ in before.columns if column != STAMP]
-        catalogue.storage.remove(target + cut)
-        location = catalogue.storage.in_spark(target + cut)
         query = f"select {', '.join(columns)} from ({what.query}) as fresh"
-        made = tuple(sorted({*(before.partitions or ()), seq}))
-        result = Table(name, target, before.columns, made)
+        made = tuple(sorted((dict(before.partitions or ()) | {seq: folder}).items()))
+        result = Table(name, before.folder, before.columns, made)
     else:
-        folder = f"tables/{schema}/{table}/{seq}"
-        catalogue.storage.remove(folder)
-        location, query = catalogue.storage.in_spark(folder), what.query
-        result = None
+        folder, query, result = f"tables/{schema}/{table}/{seq}", what.query, None
+    catalogue.storage.remove(folder)
+    location = quoted(catalogue.storage.in_spark(folder))
     draft = f"{SCRATCH}.draft_{schema}_{table}"
     session.sql(f"drop table if exists {draft}")
     cut = f" partitioned by ({STAMP})" if isinstance(what, Whole) and what.is_stamped else ""

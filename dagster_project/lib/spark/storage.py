@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
 from dagster_project.lib.settings import Settings
+
+_MARK = "_onefold_home"  # file in the storage: whose it is
 
 
 @dataclass(frozen=True)
@@ -14,12 +18,14 @@ class Storage:
 
     ours: str
     sparks: str
+    home: Path
+    is_apart: bool  # named by the settings, and not a folder of the home
 
     @classmethod
     def of(cls, home: Home) -> "Storage":
         settings = Settings.of(home).spark
         ours = (settings.storage or str(home.path / "spark")).rstrip("/")
-        return cls(ours, (settings.storage_in_spark or ours).rstrip("/"))
+        return cls(ours, (settings.storage_in_spark or ours).rstrip("/"), home.path.resolve(), bool(settings.storage))
 
     @cached_property
     def files(self) -> Any:
@@ -53,10 +59,53 @@ class Storage:
             if not str(name).rsplit("/", 1)[-1].startswith(("_", "."))
         )
 
+    def folders(self, pattern: str) -> list[str]:
+        """The folders, and files, of a pattern, relative names."""
+        root = self.files._strip_protocol(self.ours).rstrip("/")
+        return [str(name).rstrip("/")[len(root) + 1 :] for name in self.files.glob(f"{root}/{pattern}")]
+
     def remove(self, relative: str) -> None:
         """Remove a folder with all in it, if it is there."""
         if self.files.exists(self.path(relative)):
             self.files.rm(self.path(relative), recursive=True)
+
+    def claim(self) -> None:
+        """Keep the storage for one home, and the home to one storage.
+
+        Raises:
+            OnefoldError: it is another home's, or the home's tables are elsewhere.
+        """
+        kept = self._record.read_text(encoding="utf-8") if self._record.exists() else self._name
+        if kept != self._name:
+            raise OnefoldError(
+                f"the tables of {self.home} are in {kept or 'its folder spark/'}, and spark.storage says "
+                f"{self._name or 'nothing'}: set it back, or copy all files there and write its new name into {self._record}"
+            )
+        if self.is_apart:
+            mark = self.path(_MARK)
+            owner = self.files.cat_file(mark).decode() if self.files.exists(mark) else None
+            if owner not in (None, str(self.home)):
+                raise OnefoldError(
+                    f"{self.ours} is the storage of the home {owner}: give {self.home} one of its own (spark.storage), "
+                    f"or, where the home was moved, remove {mark}"
+                )
+            self.files.makedirs(self.ours, exist_ok=True)
+            self.files.pipe_file(mark, str(self.home).encode())
+        self._record.parent.mkdir(parents=True, exist_ok=True)
+        self._record.write_text(self._name, encoding="utf-8")
+
+    def release(self) -> None:
+        """Leave the storage to any home."""
+        self.remove(_MARK)
+        self._record.unlink(missing_ok=True)
+
+    @property
+    def _name(self) -> str:
+        return self.ours if self.is_apart else ""
+
+    @property
+    def _record(self) -> Path:
+        return self.home / "spark" / "storage"
 
     def register(self, connection: Any) -> None:
         """Let a DuckDB connection read and write here."""

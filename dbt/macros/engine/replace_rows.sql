@@ -19,16 +19,22 @@
     {%- if unless_kept %} where {{ unless_kept }} not in (select {{ unless_kept }} from {{ target }}){% endif %}
 {%- endmacro %}
 
-{# Parquet tables only: partitions that hold doomed rows are written anew, without them; the table is open meanwhile. #}
+{# Parquet tables only: parts that hold doomed rows are written anew without them, beside the old ones, which count until the table
+   is noted. A column of the table that the new rows no longer have is null in them. #}
 {% macro spark__replace_rows(target, columns, doomed, fresh, unless_kept) -%}
-    {%- set listed, parts = columns | join(', '), parts_with(target, doomed) if doomed else [] -%}
-    insert overwrite table {{ target }} partition (_seq)
+    {%- set parts, known, given = parts_with(target, doomed) if doomed else [], [], [] -%}
+    {%- for column in adapter.get_columns_in_relation(target) -%}
+        {%- do known.append(column.name) -%}
+        {%- do given.append(column.name if column.name in columns else 'cast(null as ' ~ column.dtype ~ ') as ' ~ column.name) -%}
+    {%- endfor -%}
+    {%- set draft = adapter.draft(target, parts) -%}
+    create table {{ draft.name }} using parquet partitioned by (_seq) location '{{ draft.location }}' as
     {%- if parts %}
-    select {{ listed }} from {{ target }} as known
+    select {{ known | join(', ') }} from {{ target }} as known
     where _seq in ({{ parts | join(', ') }}) and not coalesce({{ doomed }}, false)
     union all
     {%- endif %}
-    select {{ listed }} from ({{ fresh }}) as fresh
+    select {{ given | join(', ') }} from ({{ fresh }}) as fresh
     {%- if unless_kept and doomed %}
     where {{ unless_kept }} not in (select {{ unless_kept }} from {{ target }} as known where not coalesce({{ doomed }}, false))
     {%- elif unless_kept %}

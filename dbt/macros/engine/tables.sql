@@ -1,5 +1,5 @@
-{# How tables are built on Spark. Every full build writes into a folder of its own and is noted when it is done; tables that grow
-   are partitioned by the number of the write, and of these only parts are written anew. #}
+{# How tables are built on Spark. Every build writes into a folder of its own and is noted when it is done; tables that grow are
+   partitioned by the number of the write, and of these only parts are written. #}
 
 {% materialization table, adapter='spark', supported_languages=['sql'] %}
     {{ run_hooks(pre_hooks) }}
@@ -45,11 +45,12 @@
     {% else %}
         {%- set fresh = api.Relation.create(schema='scratch', identifier=this.schema ~ '__' ~ this.identifier, type='table') -%}
         {% do build_in_full(fresh, compiled_code) %}
-        {%- do process_schema_changes(config.get('on_schema_change', 'ignore'), fresh, existing) -%}
+        {%- set columns = process_schema_changes(config.get('on_schema_change', 'ignore'), fresh, existing)
+            or adapter.get_columns_in_relation(this) -%}
         {%- set strategy = adapter.get_incremental_strategy_macro(context, config.get('incremental_strategy') or 'default') -%}
         {% call statement('main') %}
             {{ strategy({'target_relation': this, 'temp_relation': fresh, 'unique_key': config.get('unique_key'),
-                'dest_columns': adapter.get_columns_in_relation(this), 'incremental_predicates': none}) }}
+                'dest_columns': columns, 'incremental_predicates': none}) }}
         {% endcall %}
         {% do adapter.drop_scratch(fresh) %}
     {% endif %}
@@ -66,14 +67,9 @@
     {% endcall %}
 {% endmacro %}
 
-{# The stamps of a table's partitions that hold rows of a condition; from here on, until it is noted again, the table is open. Partitions
-   that hold no others are dropped when it is noted: an overwrite leaves alone what it writes nothing into. #}
+{# The stamps of a table's parts that hold rows of a condition. #}
 {% macro parts_with(relation, doomed) %}
-    {%- set found = run_query(
-        'select _seq, count_if(not coalesce(' ~ doomed ~ ', false)) as kept from ' ~ relation ~ ' as known group by _seq'
-        ~ ' having count_if(coalesce(' ~ doomed ~ ', false)) > 0') -%}
-    {%- if found.rows | length -%}{% do adapter.open(relation, found.rows | selectattr(1, 'equalto', 0) | map(attribute=0) | list) %}{%- endif -%}
-    {{ return(found.rows | map(attribute=0) | list) }}
+    {{ return(run_query('select distinct _seq from ' ~ relation ~ ' as known where ' ~ doomed).columns[0].values() | list) }}
 {% endmacro %}
 
 {% macro spark__get_incremental_append_sql(arguments) %}
