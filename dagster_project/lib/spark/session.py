@@ -25,7 +25,6 @@ _running: dict[str, "SparkSession"] = {}
 MEANING = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.ansi.enabled": "false",  # dbt-spark sets it: what cannot be cast is null, as in try_cast
-    "spark.sql.sources.partitionOverwriteMode": "dynamic",
     "spark.sql.sources.default": "parquet",
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
 }
