@@ -122,8 +122,21 @@ def test_a_storage_is_one_homes_and_a_home_has_one(home: Home, tmp_path) -> None
     Storage.of(home).claim()
     copy = Home(tmp_path / "copy")
     shutil.copytree(home.path, copy.path)
-    with pytest.raises(OnefoldError, match=f"is the storage of the home {home.path.resolve()}: give .*copy one of its own"):
+    with pytest.raises(OnefoldError, match=f"is the storage of the home {home.path.resolve()}, .* give .*copy one of its own"):
         Storage.of(copy).claim()
+    # Nor two of one place on different machines, nor one that is not mounted.
+    record, mark = home.path / "spark" / "storage", tmp_path / "apart" / "_onefold_home"
+    before = record.read_text()
+    Storage.of(home).claim()
+    now = record.read_text()
+    record.write_text(before.replace(before.split("\n")[-1], "another"))
+    with pytest.raises(OnefoldError, match="which used it last"):
+        Storage.of(home).claim()
+    record.write_text(now)
+    mark.rename(tmp_path / "mark")
+    with pytest.raises(OnefoldError, match=r"is not there, or not what .* has written"):
+        Storage.of(home).claim()
+    (tmp_path / "mark").rename(mark)
     (home.path / "onefold.yaml").write_text(f"spark: {{storage: {tmp_path / 'elsewhere'}}}")
     with pytest.raises(OnefoldError, match=r"are in .*apart, and spark\.storage says .*elsewhere"):
         Storage.of(home).claim()

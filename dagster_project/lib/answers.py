@@ -140,7 +140,7 @@ def tag_preview(home: Home, tag: str, examples: int = 5) -> dict[str, Any]:
     Raises:
         OnefoldError: there is no such model, it does not compile, or its query fails.
     """
-    done = dbt.run(home, ["compile", "--full-refresh", "--select", f"tags_{tag}"])
+    done = dbt.run(home, ["compile", "--full-refresh", "--select", f"tags_{tag}"], target="duckdb")
     if not done.success:
         raise OnefoldError(dbt.failures(done))
     sql = next((result.node.compiled_code for result in done.result if result.node.name == f"tags_{tag}"), None)

@@ -148,6 +148,8 @@ def run(
     from dbt.cli.main import dbtRunner
 
     manifest, engine = parse(home), target_of(home, target)
+    if engine == "spark" and arguments[0] not in _WRITING and built_on(home) != "spark":
+        engine = "duckdb"  # only a build moves a home
     moment = _text_of(as_of or datetime.now(UTC))
     session, read = None, []
     if engine == "spark":
@@ -223,9 +225,11 @@ def _settle_engine(home: Home, connection, manifest: Any, engine: str, seq: int,
     Raises:
         OnefoldError: only some models are built, on another engine than the tables are on.
     """
-    if engine == "duckdb" and built_on(home) == "duckdb":
-        return
     from dagster_project.lib.spark import move
+
+    if engine == "duckdb" and built_on(home) == "duckdb":
+        move.finish(home)
+        return
 
     nodes = [node for node in manifest.nodes.values() if node.resource_type in ("model", "seed")]
     if engine == built_on(home):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home, quoted
 from dagster_project.lib.spark.storage import Storage
 
@@ -105,7 +106,7 @@ class Catalogue:
     def sweep(self) -> None:
         """Remove what builds left that came to no end: folders of tables that no note names, and scratch tables."""
         named = {"/".join(folder.split("/")[:4]) for note in self.notes() for folder in _folders(note)}
-        for folder in set(self.storage.folders("tables/*/*/*")) - named:
+        for folder in {*self.storage.folders("tables/*/*/*"), *self.storage.folders(f"{STAGING}/_*/*")} - named:
             self.storage.remove(folder)
         self.storage.remove(SCRATCH)
 
@@ -231,19 +232,30 @@ class Catalogue:
                 connection.execute(f"drop view {name}")
 
     def in_duckdb(self, table: Table) -> str:
-        """DuckDB's SELECT of a table's rows."""
-        if table.partitions is None:
-            files = self.storage.parts(table.folder)
-        else:
-            files = [file for _, folder in table.partitions for file in self.storage.parts(folder)]
-        columns = ", ".join(_in_duckdb(name, kind, not files) for name, kind in table.columns)
-        if not files:
-            return f"select {columns} where false"
-        listed = ", ".join(f"'{quoted(self.storage.path(file))}'" for file in files)
-        stamped = "hive_partitioning = false"
-        if table.partitions is not None:  # parts from before a column was added lack it
-            stamped = f"hive_partitioning = true, hive_types = {{'{STAMP}': bigint}}, union_by_name = true"
-        return f"select {columns} from read_parquet([{listed}], {stamped})"
+        """DuckDB's SELECT of a table's rows.
+
+        Raises:
+            OnefoldError: a part that is noted is not there.
+        """
+        files = []
+        for folder in [table.folder] if table.partitions is None else [folder for _, folder in table.partitions]:
+            there = self.storage.parts(folder)
+            if not there and table.partitions is not None:
+                raise OnefoldError(
+                    f"{table.name}: {self.storage.path(folder)} is not there; restore the storage from its backup"
+                )
+            files += there
+        columns = ", ".join(_in_duckdb(name, kind) for name, kind in table.columns)
+        nulls = ", ".join(f'cast(null as {_duckdb_type(kind)}) as "{name}"' for name, kind in table.columns)
+        rows = f"select {nulls} where false"
+        if files:
+            listed = ", ".join(f"'{quoted(self.storage.path(file))}'" for file in files)
+            if table.partitions is None:
+                rows = f"from read_parquet([{listed}], hive_partitioning = false)"
+            else:  # parts from before a column was added lack it
+                how = f"hive_partitioning = true, hive_types = {{'{STAMP}': bigint}}, union_by_name = true"
+                rows = f"{rows} union all by name from read_parquet([{listed}], {how})"
+        return f"select {columns} from ({rows})"
 
     @staticmethod
     def _read(file: Path) -> Note:
@@ -261,12 +273,10 @@ class Catalogue:
         return Note(given["node"], given["seq"], tables)
 
 
-_DUCKDB_TYPES = {"string": "varchar", "timestamp_ntz": "timestamp", "binary": "blob"}
+_DUCKDB_TYPES = {"string": "varchar", "timestamp": "timestamptz", "timestamp_ntz": "timestamp", "binary": "blob"}
 
 
-def _in_duckdb(name: str, kind: str, is_empty: bool) -> str:
-    if is_empty:
-        return f'cast(null as {_duckdb_type(kind)}) as "{name}"'
+def _in_duckdb(name: str, kind: str) -> str:
     # Spark's times are moments; in UTC they are the models' times.
     return f"""timezone('UTC', "{name}") as "{name}\"""" if kind == "timestamp" else f'"{name}"'
 

@@ -37,7 +37,7 @@ def to_spark(home: Home, connection: "duckdb.DuckDBPyConnection", nodes: Iterabl
     for node, names in _state(nodes).items():
         tables = []
         for name in (name for name in names if there.get(name) == "BASE TABLE"):
-            columns, folder = spark_columns(connection, name), f"tables/{name.replace('.', '/')}/{seq}"
+            columns, folder = spark_columns(connection, name), f"tables/{name.replace('.', '/')}/{seq}-carried"
             parts = None
             if columns[-1][0] == STAMP:
                 stamps = connection.execute(f"select distinct {STAMP} from {name} order by 1").fetchall()
@@ -49,7 +49,7 @@ def to_spark(home: Home, connection: "duckdb.DuckDBPyConnection", nodes: Iterabl
                 copy_to(connection, catalogue.storage, table, f"where {STAMP} = {stamp}", part)
             tables.append(table)
         if tables:
-            catalogue.commit(Note(node, seq, tuple(tables)))
+            catalogue.commit(Note(node, seq - 1, tuple(tables)))  # what this write builds is still to be taken in
             carried += [table.name for table in tables]
     note_engine(home, "spark")
     drop_left_behind(connection, nodes)
@@ -70,6 +70,7 @@ def drop_left_behind(connection: "duckdb.DuckDBPyConnection", nodes: Iterable[An
 def to_duckdb(home: Home, connection: "duckdb.DuckDBPyConnection", nodes: Iterable[Any]) -> list[str]:
     """Carry a home's state from the storage into its warehouse, at once; then what was Spark's is removed."""
     catalogue = Catalogue(home)
+    catalogue.storage.claim()
     catalogue.storage.register(connection)
     nodes = list(nodes)
     tables = {table.name: table for note in catalogue.notes() for table in note.tables}
@@ -85,6 +86,14 @@ def to_duckdb(home: Home, connection: "duckdb.DuckDBPyConnection", nodes: Iterab
     note_engine(home, "duckdb")
     catalogue.clear()
     return carried
+
+
+def finish(home: Home) -> None:
+    """Remove what a move that came to no end left of Spark's, where the tables are DuckDB's."""
+    if any((home.path / "spark" / "notes").glob("*.json")):
+        catalogue = Catalogue(home)
+        catalogue.storage.claim()
+        catalogue.clear()
 
 
 def has_any(connection: "duckdb.DuckDBPyConnection", nodes: Iterable[Any]) -> bool:

@@ -35,9 +35,9 @@ def building(
     """
     catalogue = Catalogue(home)
     catalogue.storage.claim()
-    if ahead := [note.node for note in catalogue.notes() if note.seq > seq]:
+    if ahead := [note.node for note in catalogue.notes() if note.seq >= seq]:
         raise OnefoldError(
-            f"{home.path}: Spark's tables ({ahead[0]} and {len(ahead) - 1} others) are from later writes than the warehouse, "
+            f"{home.path}: Spark's tables ({ahead[0]} and {len(ahead) - 1} others) are from later writes than the warehouse's, "
             "which was lost or restored alone; restore the home and its storage from one moment"
         )
     catalogue.sweep()

@@ -54,7 +54,7 @@ def stage(home: Home, connection: "duckdb.DuckDBPyConnection", session: "SparkSe
                 f"select {STAMP}, count(*) from staging.{name} group by 1 order by 1"
             ).fetchall()
         }
-        before = staged.get(name, {})
+        before = staged.get(name, {}) if catalogue.note(f"staging.{name}") else {}
         folders = {stamp: f"staging/{name}/{STAMP}={stamp}" for stamp in held}
         parts = tuple((int(stamp), folder) for stamp, folder in folders.items())
         table = Table(f"staging.{name}", f"staging/{name}", spark_columns(connection, f"staging.{name}"), parts)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
@@ -75,24 +76,31 @@ class Storage:
         Raises:
             OnefoldError: it is another home's, or the home's tables are elsewhere.
         """
-        kept = self._record.read_text(encoding="utf-8") if self._record.exists() else self._name
+        written = self._record.read_text(encoding="utf-8").split("\n") if self._record.exists() else [self._name]
+        kept, tokens = written[0], written[1:]
         if kept != self._name:
             raise OnefoldError(
                 f"the tables of {self.home} are in {kept or 'its folder spark/'}, and spark.storage says "
                 f"{self._name or 'nothing'}: set it back, or copy all files there and write its new name into {self._record}"
             )
+        token, said = uuid4().hex, ""
         if self.is_apart:
             mark = self.path(_MARK)
-            owner = self.files.cat_file(mark).decode() if self.files.exists(mark) else None
-            if owner not in (None, str(self.home)):
+            owner, _, said = (self.files.cat_file(mark).decode() if self.files.exists(mark) else "").partition("\n")
+            if any(tokens[:1]) and not owner:  # the first claim may have been killed before its mark
+                raise OnefoldError(f"{self.ours} is not there, or not what {self.home} has written: {mark} is missing")
+            if owner and (owner != str(self.home) or said not in tokens):
                 raise OnefoldError(
-                    f"{self.ours} is the storage of the home {owner}: give {self.home} one of its own (spark.storage), "
-                    f"or, where the home was moved, remove {mark}"
+                    f"{self.ours} is the storage of the home {owner}, which used it last: give {self.home} one of its own "
+                    f"(spark.storage), or, where this is that home in another place, write '{self.home}' and, in a second "
+                    f"line, the last line of {self._record} into {mark}"
                 )
-            self.files.makedirs(self.ours, exist_ok=True)
-            self.files.pipe_file(mark, str(self.home).encode())
+        # Both know the token of before until the storage has the new one.
         self._record.parent.mkdir(parents=True, exist_ok=True)
-        self._record.write_text(self._name, encoding="utf-8")
+        self._record.write_text("\n".join([self._name, said, token]), encoding="utf-8")
+        if self.is_apart:
+            self.files.makedirs(self.ours, exist_ok=True)
+            self.files.pipe_file(mark, f"{self.home}\n{token}".encode())
 
     def release(self) -> None:
         """Leave the storage to any home."""

@@ -20,12 +20,12 @@
 {%- endmacro %}
 
 {# Parquet tables only: parts that hold doomed rows are written anew without them, beside the old ones, which count until the table
-   is noted. A column of the table that the new rows no longer have is null in them. #}
+   is noted. A column of the table that the new rows no longer have is null in them, and values are of the table's types. #}
 {% macro spark__replace_rows(target, columns, doomed, fresh, unless_kept) -%}
     {%- set parts, known, given = parts_with(target, doomed) if doomed else [], [], [] -%}
     {%- for column in adapter.get_columns_in_relation(target) -%}
         {%- do known.append(column.name) -%}
-        {%- do given.append(column.name if column.name in columns else 'cast(null as ' ~ column.dtype ~ ') as ' ~ column.name) -%}
+        {%- do given.append('cast(' ~ (column.name if column.name in columns else 'null') ~ ' as ' ~ column.dtype ~ ') as ' ~ column.name) -%}
     {%- endfor -%}
     {%- set draft = adapter.draft(target, parts) -%}
     create table {{ draft.name }} using parquet partitioned by (_seq) location '{{ draft.location }}' as
