@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Self
 
 from dagster._core.storage.event_log import SqliteEventLogStorage
+from dagster._core.storage.event_log.schema import AssetKeyTable
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
-from sqlalchemy import Connection, Engine, StaticPool, create_engine, event
+from sqlalchemy import Connection, Engine, StaticPool, create_engine, event, inspect
 
 _BUSY_SECONDS = 300.0  # to wait for another process that writes
 _RUNS_KEPT_OPEN = 4
@@ -26,6 +27,7 @@ class EventLog(SqliteEventLogStorage):
     """
 
     _engines: OrderedDict[str, Engine] | None = None
+    _asset_key_columns: set[str] | None = None
 
     @contextmanager
     def _connect(self, shard: str) -> Iterator[Connection]:
@@ -62,6 +64,12 @@ class EventLog(SqliteEventLogStorage):
     def has_table(self, table_name: str) -> bool:
         """Asked for with every event of a check."""
         return super().has_table(table_name)
+
+    def _has_asset_key_col_on_connection(self, conn: Connection, column_name: str) -> bool:
+        """Asked for with every event of an asset."""
+        if self._asset_key_columns is None:
+            self._asset_key_columns = {column["name"] for column in inspect(conn).get_columns(AssetKeyTable.name)}
+        return column_name in self._asset_key_columns
 
     def _close(self, shard: str) -> None:
         if self._engines and (engine := self._engines.pop(shard, None)):

@@ -158,7 +158,7 @@ def served_publications(home: Home) -> int:
     if not file.exists():
         return 0
     with duckdb.connect(str(file.resolve()), read_only=True) as connection:
-        if not _exists(connection, "audiences.publications"):
+        if "audiences.publications" not in _tables(connection):
             return 0
         return connection.execute("select count(*) from audiences.publications").fetchone()[0]
 
@@ -183,8 +183,9 @@ def _write_parts(
     A part is never written again under the same name, as readers of older versions come back to it.
     """
     parts: dict[str, list[str]] = {}
+    there = _tables(connection)
     for table in tables:
-        if table.name not in PARTED or not _exists(connection, table.name):
+        if table.name not in PARTED or table.name not in there:
             continue
         state = _state_of_parts(connection, table.name, refresh)
         for flavour in ("masked", "private"):
@@ -286,7 +287,8 @@ def _write_file(
             f"comment on table served.serving.version is '{_VERSION}'"
         )
     try:
-        present = [table for table in tables if _exists(connection, table.name)]
+        there = _tables(connection)
+        present = [table for table in tables if table.name in there]
         for table in present:
             connection.execute(f"create schema if not exists served.{table.name.split('.')[0]}")
             files = parts.get(f"{flavour}/{table.name}")
@@ -372,15 +374,12 @@ def _bring_up(connection, table: PublicTable, flavour: str, last: int, note: str
     return connection.execute(f"select count(*) from served.{table.name}").fetchone()[0] == count
 
 
-def _exists(connection, name: str) -> bool:
-    schema, table = name.split(".")
-    return bool(
-        connection.execute(
-            "select count(*) from information_schema.tables where table_catalog = current_catalog() "
-            "and table_schema = ? and table_name = ?",
-            [schema, table],
-        ).fetchone()[0]
+def _tables(connection) -> set[str]:
+    """Tables and views of the database that is current, as schema.table."""
+    found = connection.execute(
+        "select concat(table_schema, '.', table_name) from information_schema.tables where table_catalog = current_catalog()"
     )
+    return {name for (name,) in found.fetchall()}
 
 
 def _parts_of(version: Path) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ import phonenumbers
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from dagster_project.lib.contracts import YAML_LOADER
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
 from dagster_project.lib.spark.settings import SparkSettings
@@ -173,7 +174,7 @@ class Settings(BaseModel):
         """
         file = home.path / "onefold.yaml"
         try:
-            given = yaml.safe_load(file.read_text()) if file.exists() else {}
+            given = yaml.load(file.read_text(), YAML_LOADER) if file.exists() else {}
             return cls.model_validate(given or {})
         except yaml.YAMLError as error:
             raise OnefoldError(f"{file}: not valid YAML: {error}") from error

@@ -10,6 +10,7 @@ import duckdb
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from dagster_project.lib.contracts import YAML_LOADER
 from dagster_project.lib.errors import OnefoldError
 from dagster_project.lib.home import Home
 
@@ -147,9 +148,9 @@ class Rules(BaseModel):
         Raises:
             OnefoldError: the file has an unknown key or a wrong value; names file, key and remedy.
         """
-        rules = yaml.safe_load(SHIPPED.read_text())
+        rules = yaml.load(SHIPPED.read_text(), YAML_LOADER)
         try:
-            given = (yaml.safe_load(file.read_text()) if file.exists() else None) or {}
+            given = (yaml.load(file.read_text(), YAML_LOADER) if file.exists() else None) or {}
         except yaml.YAMLError as error:
             raise OnefoldError(f"{file}: not valid YAML: {error}") from error
         if not isinstance(given, dict) or not isinstance(given.get("types", {}), dict):
