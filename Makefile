@@ -20,10 +20,10 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "not spark" tests
 
-# The same models on Apache Spark: needs a Java runtime (17 or later) beside what is installed here. One process: a session is
-# an engine of its own, which has both cores. CLUSTER=1 has a stand-alone cluster build the later batches, ten minutes more.
+# The same models on Apache Spark: needs a Java runtime (17 or later) beside what is installed here, and some 8 GiB of memory.
+# CLUSTER=1 has a stand-alone cluster build the later batches, ten minutes more.
 test-spark: $(SPARK_READY)
-	CLUSTER=$(CLUSTER) $(BIN)/python -m pytest -m spark tests
+	CLUSTER=$(CLUSTER) $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m spark tests
 
 test-faults: $(READY)
 	FAULTS=$(FAULTS) FAULT_SEED=$(FAULT_SEED) $(BIN)/python -m pytest tests/test_faults.py tests/test_batches.py

@@ -117,6 +117,16 @@ def _onefold(project: Path, *commands: str) -> subprocess.CompletedProcess:
     )
 
 
+def _documents(text: str) -> list[dict]:
+    """Several JSON documents, one after the other."""
+    found = []
+    while text := text.lstrip():
+        document, end = json.JSONDecoder().raw_decode(text)
+        found.append(document)
+        text = text[end:]
+    return found
+
+
 def _write(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text.lstrip("\n"), encoding="utf-8")
@@ -204,13 +214,12 @@ def test_tags_are_tried_adopted_worked_out_daily_and_retired(project: Path) -> N
         model.with_suffix(".yml"),
         f"models:\n  - name: tags_searcher\n    description: Searched.\n    config: {{meta: {described}}}\n",
     )
-    tried = _onefold(project, "tag preview searcher --json")
-    assert tried.returncode == 0, tried.stdout + tried.stderr
-    found = json.loads(tried.stdout)
+    tried = _onefold(project, "tag preview searcher --json", "tag preview unheard_of")
+    assert "tags_unheard_of.sql" in tried.stderr, tried.stdout + tried.stderr
+    (found,) = _documents(tried.stdout)
     assert found["summary"]["known_customers_with_it"] == found["summary"]["gain_it"] == 1
     assert found["summary"]["coverage"] == pytest.approx(1 / 7, abs=1e-4)
     assert [(row["value"], row["mean_number"]) for row in found["values"]] == [("often", 3.0)]
-    assert "tags_unheard_of.sql" in _onefold(project, "tag preview unheard_of").stderr
 
     history = (
         "select value, previous_value, cast(valid_from as date)::varchar, valid_to is null from tags.history "
@@ -324,13 +333,13 @@ def test_an_audience_in_yaml_is_previewed_built_published_and_retired(project: P
     )
     done = _onefold(project, "check", "ingest", "refresh --as-of 2026-10-10")
     assert done.returncode == 0, done.stdout + done.stderr
-    previews = {}
-    for name in ("searchers", "all_kinds", "first", "dbt/audiences/searchers.yaml", "cart_abandoners"):
-        told = _onefold(project, f"audience preview {name} --json")
-        assert told.returncode == 0, told.stdout + told.stderr
-        previews[name] = json.loads(told.stdout)
-    explained = _onefold(project, "audience explain searchers user_id:u0 --json")
-    assert [c["holds"] for c in json.loads(explained.stdout)["conditions"]] == [False]
+    names = ("searchers", "all_kinds", "first", "dbt/audiences/searchers.yaml", "cart_abandoners")
+    asks = [f"audience preview {name} --json" for name in names]
+    told = _onefold(project, *asks, "audience explain searchers user_id:u0 --json")
+    assert told.returncode == 0, told.stdout + told.stderr
+    *answers, explained = _documents(told.stdout)
+    previews = dict(zip(names, answers, strict=True))
+    assert [c["holds"] for c in explained["conditions"]] == [False]
     assert _onefold(project, "publish").returncode == 0
 
     def asked(query: str) -> list[tuple]:
