@@ -362,7 +362,7 @@ def person(number: int, **other: object) -> dict[str, object]:
     } | other
 
 
-PERSONAL = re.compile(r"person\d|@example|\+?86138|小明|王|1990")
+PERSONAL = re.compile(r"person\d|@example|\+?86138|小明|王|\b1990")  # a port may end in these digits
 
 
 class Google:
