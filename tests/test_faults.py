@@ -31,7 +31,7 @@ from dagster_project.lib.home import Home
 from dagster_project.lib.state import State
 from simulator import SETTINGS, simulate
 
-FIRST, EXAMPLES = int(os.environ.get("FAULT_SEED", 0)), int(os.environ.get("FAULTS", 9))
+FIRST, EXAMPLES = int(os.environ.get("FAULT_SEED", 0)), int(os.environ.get("FAULTS", 6))
 LATE = ("web", "crm", "orders", "loyalty")
 CHANNELS = (*LATE, "email", "pos", "wecom", "catalog", "external")
 COMMANDS = {
