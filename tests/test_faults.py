@@ -388,7 +388,7 @@ def test_readers_see_whole_versions_while_refreshes_go_on(stages: Stages) -> Non
         reader(home, "onefold.duckdb", "keep") as keeper,
     ):
         first = ask(keeper)
-        for number in range(max(3, EXAMPLES // 20)):
+        for number in range(max(2, EXAMPLES // 20)):
             with (home.landing / "web" / "events" / f"more-{number}.jsonl").open("w") as handle:
                 for day in range(1, 9):
                     event = {"event_id": f"r{number}-{day}", "event_name": "searched", "user_id": f"reader-{number}"}
