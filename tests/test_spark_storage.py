@@ -80,10 +80,15 @@ def test_what_is_written_for_spark_reads_as_it_was(home: Home, storage: str) -> 
         grown = Table(table.name, table.folder, added, (parts[0], (9, "staging/added/_seq=9")))
         read = connection.execute(f"select added, _seq from ({catalogue.in_duckdb(grown)}) order by _seq").fetchall()
         assert read == [(None, 7), (5, 9)]
-        # A table that is no more leaves no view.
-        catalogue.forget("cleaned.things")
+        # A table that is no more leaves no view, not even one that never had a row; a view of somebody else's stays.
+        catalogue.commit(Note("tags.things", 9, (Table("tags.things", "tables/tags/things/9", columns, ()),)))
+        connection.execute("create schema own; create view own.things as select 1 as one")
         catalogue.mirror(connection)
-        assert connection.execute(kinds).fetchall() == [("staging", "BASE TABLE")]
+        assert [schema for schema, _ in connection.execute(kinds).fetchall()] == ["cleaned", "own", "staging", "tags"]
+        catalogue.forget("cleaned.things")
+        catalogue.forget("tags.things")
+        catalogue.mirror(connection)
+        assert connection.execute(kinds).fetchall() == [("own", "VIEW"), ("staging", "BASE TABLE")]
     catalogue.storage.remove("staging")
     assert catalogue.storage.parts("staging/things/_seq=7") == []
 

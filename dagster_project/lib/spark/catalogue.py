@@ -228,7 +228,7 @@ class Catalogue:
                     connection.execute(f"drop table {table.name}")
                 connection.execute(f"create or replace view {table.name} as {self.in_duckdb(table)}")
         for name, (kind, query) in known.items():
-            if kind == "VIEW" and name not in named and "read_parquet(" in query:
+            if kind == "VIEW" and name not in named and f" AS {_ON_SPARK}" in query:
                 connection.execute(f"drop view {name}")
 
     def in_duckdb(self, table: Table) -> str:
@@ -255,7 +255,7 @@ class Catalogue:
             else:  # parts from before a column was added lack it
                 how = f"hive_partitioning = true, hive_types = {{'{STAMP}': bigint}}, union_by_name = true"
                 rows = f"{rows} union all by name from read_parquet([{listed}], {how})"
-        return f"select {columns} from ({rows})"
+        return f"select {columns} from ({rows}) as {_ON_SPARK}"
 
     @staticmethod
     def _read(file: Path) -> Note:
@@ -273,6 +273,7 @@ class Catalogue:
         return Note(given["node"], given["seq"], tables)
 
 
+_ON_SPARK = "rows_on_spark"  # in DuckDB's views over Spark's tables, by which these are known
 _DUCKDB_TYPES = {"string": "varchar", "timestamp": "timestamptz", "timestamp_ntz": "timestamp", "binary": "blob"}
 
 
