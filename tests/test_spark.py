@@ -34,6 +34,7 @@ CONF = """
   conf:
     spark.sql.shuffle.partitions: "2"
     spark.sql.adaptive.enabled: "false"
+    spark.sql.codegen.factoryMode: "NO_CODEGEN"
     spark.sql.codegen.wholeStage: "false"
 """
 IN_THIS_PROCESS = f"spark:\n  master: local[2]{CONF}    spark.driver.memory: 2g\n"

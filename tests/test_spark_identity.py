@@ -155,7 +155,8 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnSpark]:
         "spark.driver.host": "127.0.0.1",
         "spark.driver.memory": "2g",
         "spark.sql.ansi.enabled": "false",
-        "spark.sql.codegen.wholeStage": "false",  # compiling takes longer than so few rows do
+        "spark.sql.codegen.factoryMode": "NO_CODEGEN",  # compiling takes longer than so few rows do
+        "spark.sql.codegen.wholeStage": "false",
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.shuffle.partitions": "2",
         "spark.sql.warehouse.dir": str(folder / "warehouse"),
