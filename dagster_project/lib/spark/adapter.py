@@ -22,13 +22,15 @@ class Build:
     session: Any  # SparkSession, of this process or of a Connect server
     seq: int  # the number of this write
     catalogue: Catalogue
-    drafts: dict[str, "Draft"] = field(default_factory=dict)  # by table
+    full: set[str] = field(default_factory=set)  # tables that it builds in full
+    drafts: dict[str, "Draft"] = field(default_factory=dict)  # by table, not taken yet
     drafted: list[str] = field(default_factory=list)  # names of all drafts so far
+    parts: dict[str, dict[int, str]] = field(default_factory=dict)  # by table with taken drafts, folders by stamp
 
 
 @dataclass(frozen=True)
 class Draft:
-    """Parts that are written of a table and not noted yet."""
+    """Parts that are written of a table."""
 
     name: str  # of the table that has them, schema.table
     location: str  # as Spark names it
@@ -53,11 +55,13 @@ class SparkAdapter(spark.SparkAdapter):  # dbt reads the name
     @available
     def location(self, relation: Any) -> str:
         """The folder of a table that this write builds in full, as text of Spark's SQL; nothing is in it yet."""
+        _build.full.add(_name(relation))
+        _build.parts.pop(_name(relation), None)
         return self._emptied(relation, _folder(relation))
 
     @available
     def draft(self, relation: Any, replaced: list[Any]) -> Draft:
-        """Where to write parts of a table; they count, and the replaced ones no more, when it is noted."""
+        """Where to write parts of a table, to be taken in place of the replaced ones."""
         name = f"{SCRATCH}.parts_{relation.schema}__{relation.identifier}"
         _build.session.sql(f"drop table if exists {name}")
         number = len(_build.drafted)
@@ -72,23 +76,32 @@ class SparkAdapter(spark.SparkAdapter):  # dbt reads the name
         return quoted(_build.catalogue.storage.in_spark(folder))
 
     @available
-    def commit_note(self, relation: Any, is_consumed: bool = True) -> None:
-        """A node's table is written; without `is_consumed` the node will read again what it read."""
+    def take_draft(self, relation: Any) -> None:
+        """The session's table has its drafted parts; they count, and the replaced ones no more, when it is noted."""
         name, session, catalogue = _name(relation), _build.session, _build.catalogue
-        table, draft = catalogue.read_table(session, name), _build.drafts.pop(name, None)
-        if draft is None:
-            catalogue.commit(Note(name, _build.seq, (table,)))
-        else:
-            before, written = catalogue.note(name), catalogue.read_table(session, draft.name).partitions
-            kept = {stamp: folder for stamp, folder in before.tables[0].partitions if stamp not in draft.replaced}
-            if twice := kept.keys() & dict(written).keys():
-                raise DbtRuntimeError(f"{name}: rows with the stamps of writes that are done, {sorted(twice)}; use seq()")
-            table = replace(table, folder=before.tables[0].folder, partitions=tuple(sorted([*kept.items(), *written])))
-            catalogue.commit(Note(name, _build.seq if is_consumed else before.seq, (table,)))
-            for stamp in draft.replaced:
-                session.sql(f"alter table {name} drop if exists partition ({STAMP} = {stamp})")
-            catalogue.add_partitions(session, name, written)
-            session.sql(f"drop table {draft.name}")
+        draft = _build.drafts.pop(name)
+        parts = _build.parts.get(name)
+        if parts is None:
+            table = catalogue.read_table(session, name) if name in _build.full else catalogue.note(name).tables[0]
+            parts = dict(table.partitions)
+        kept = {stamp: folder for stamp, folder in parts.items() if stamp not in draft.replaced}
+        written = catalogue.read_table(session, draft.name).partitions
+        if twice := kept.keys() & dict(written).keys():
+            raise DbtRuntimeError(f"{name}: rows with the stamps of writes that are done, {sorted(twice)}; use seq()")
+        for stamp in draft.replaced:
+            session.sql(f"alter table {name} drop if exists partition ({STAMP} = {stamp})")
+        catalogue.add_partitions(session, name, written)
+        session.sql(f"drop table {draft.name}")
+        _build.parts[name] = kept | dict(written)
+
+    @available
+    def commit_note(self, relation: Any) -> None:
+        """A node's table is written."""
+        name, session, catalogue = _name(relation), _build.session, _build.catalogue
+        table, parts = catalogue.read_table(session, name), _build.parts.pop(name, None)
+        if parts is not None:
+            table = replace(table, partitions=tuple(sorted(parts.items())))
+        catalogue.commit(Note(name, _build.seq, (table,)))
         catalogue.agree(session, name)
 
     @available

@@ -1,19 +1,19 @@
-{# How tables are built on Spark. Every build writes into a folder of its own and is noted when it is done; tables that grow are
-   partitioned by the number of the write, and of these only parts are written. #}
+{# How tables are built on Spark. Every build writes into a folder of its own and is noted when it is done, with its hooks;
+   tables that grow are partitioned by the number of the write, and of these only parts are written. #}
 
 {% materialization table, adapter='spark', supported_languages=['sql'] %}
     {{ run_hooks(pre_hooks) }}
     {% do build_in_full(this, compiled_code) %}
-    {% do adapter.commit_note(this) %}
     {{ run_hooks(post_hooks) }}
+    {% do adapter.commit_note(this) %}
     {{ return({'relations': [this.incorporate(type='table')]}) }}
 {% endmaterialization %}
 
 {% materialization view, adapter='spark', supported_languages=['sql'] %}
     {{ run_hooks(pre_hooks) }}
     {% call statement('main') %}create or replace view {{ this }} as {{ compiled_code }}{% endcall %}
-    {% do adapter.commit_view(this, compiled_code) %}
     {{ run_hooks(post_hooks) }}
+    {% do adapter.commit_view(this, compiled_code) %}
     {{ return({'relations': [this.incorporate(type='view')]}) }}
 {% endmaterialization %}
 
@@ -32,8 +32,8 @@
     {%- endset -%}
     {{ run_hooks(pre_hooks) }}
     {% do build_in_full(this, values) %}
-    {% do adapter.commit_note(this) %}
     {{ run_hooks(post_hooks) }}
+    {% do adapter.commit_note(this) %}
     {{ return({'relations': [this.incorporate(type='table')]}) }}
 {% endmaterialization %}
 
@@ -52,10 +52,11 @@
             {{ strategy({'target_relation': this, 'temp_relation': fresh, 'unique_key': config.get('unique_key'),
                 'dest_columns': columns, 'incremental_predicates': none}) }}
         {% endcall %}
+        {% do adapter.take_draft(this) %}
         {% do adapter.drop_scratch(fresh) %}
     {% endif %}
-    {% do adapter.commit_note(this) %}
     {{ run_hooks(post_hooks) }}
+    {% do adapter.commit_note(this) %}
     {{ return({'relations': [this.incorporate(type='table')]}) }}
 {% endmaterialization %}
 
